@@ -1,0 +1,64 @@
+"""The interface of a backend: a few primitives on neuron-major arrays.
+
+Everything above (tiles, threads, skipping, streaming, training) is written once against it.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from gbdnn.sparse import CSR
+
+__all__ = ["Activation", "Backend", "Prepared", "aligned_empty"]
+
+Array = npt.NDArray[Any]
+ALIGNMENT = 64  # bytes: a cache line and an AVX-512 register; unaligned tiles run at half speed
+
+
+class Activation(Protocol):
+    """h of the equation, elementwise or over the features of each column."""
+
+    def apply(self, Z: Array) -> None:
+        """Replace Z, shape (features, batch), by h(Z), in place."""
+
+
+class Prepared(Protocol):
+    """A weight in the form that one backend computes with. Read-only, shared by threads."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that this form occupies."""
+
+
+class Backend(Protocol):
+    """What a backend supplies. All methods may be called from several threads at once."""
+
+    name: str
+
+    def prepare(self, weight: CSR | Array) -> Prepared:
+        """Build this backend's own form of a weight, shape (out_features, in_features), once."""
+
+    def affine(
+        self, w: Any, Y: Array, bias: Array, activation: Activation, out: Array, threads: int = 1
+    ) -> None:
+        """Compute out = h(W Y + b).
+
+        Y (in_features, batch) and out (out_features, batch) are C-contiguous, 64-byte aligned, of
+        the weight's dtype, and do not overlap; `bias` has shape () or (out_features,). Releases
+        the GIL in its heavy part.
+        """
+
+    def pinned(self, threads: int) -> AbstractContextManager[None]:
+        """Keep the libraries underneath on `threads` threads for calls from this thread."""
+
+
+def aligned_empty(size: int, dtype: npt.DTypeLike) -> Array:
+    """Return an uninitialised vector of `size` elements that starts at a 64-byte boundary."""
+    dtype = np.dtype(dtype)
+    raw = np.empty(size * dtype.itemsize + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size * dtype.itemsize].view(dtype)

@@ -1,0 +1,119 @@
+"""The exceptions that gbdnn raises on purpose.
+
+::
+
+    GbdnnError
+    ├── InputError            (ValueError)    an argument has a value that cannot be used
+    │   ├── ShapeError                        ... its dimensions do not fit
+    │   ├── SparseFormatError                 ... its indptr, indices or data contradict each other
+    │   ├── NonFiniteError                    ... it holds NaN or infinity
+    │   ├── UnknownNameError                  ... a name that is not in the list of choices
+    │   └── FileFormatError                   ... a file's content is not what its format says
+    ├── DtypeError            (TypeError)     an argument has a type that cannot be used
+    ├── MemoryBudgetError     (MemoryError)   the request would allocate more than is allowed
+    ├── DataUnavailableError  (OSError)       data could neither be found nor downloaded
+    ├── MissingDependencyError(ImportError)   an optional package is not installed
+    └── BackendError          (RuntimeError)  a library below failed; says layer, shapes, dtypes
+
+Every message has the same four parts: the argument, what was expected, what came, the way out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+__all__ = [
+    "BackendError",
+    "DataUnavailableError",
+    "DtypeError",
+    "FileFormatError",
+    "GbdnnError",
+    "InputError",
+    "MemoryBudgetError",
+    "MissingDependencyError",
+    "NonFiniteError",
+    "ShapeError",
+    "SparseFormatError",
+    "UnknownNameError",
+    "choose",
+]
+
+
+class GbdnnError(Exception):
+    """Base of all errors of gbdnn.
+
+    Parameters
+    ----------
+    argument : str
+        The argument (or file) that is at fault.
+    expected, got : str
+        What would have been accepted, and what came instead.
+    fix : str, optional
+        The way out, as a full sentence.
+    """
+
+    def __init__(self, argument: str, expected: str, got: str, fix: str = "") -> None:
+        self.argument, self.expected, self.got, self.fix = argument, expected, got, fix
+        super().__init__(argument, expected, got, fix)  # keeps pickling between processes intact
+
+    def __str__(self) -> str:
+        text = f"{self.argument}: expected {self.expected}, got {self.got}."
+        return f"{text} {self.fix}" if self.fix else text
+
+
+class InputError(GbdnnError, ValueError):
+    """An argument has a value that cannot be used."""
+
+
+class ShapeError(InputError):
+    """The dimensions of an argument do not fit."""
+
+
+class SparseFormatError(InputError):
+    """The parts of a sparse matrix contradict each other."""
+
+
+class NonFiniteError(InputError):
+    """An argument holds NaN or infinity."""
+
+
+class UnknownNameError(InputError):
+    """A name that is not in the list of choices."""
+
+
+class FileFormatError(InputError):
+    """The content of a file is not what its format says."""
+
+
+class DtypeError(GbdnnError, TypeError):
+    """An argument has a type that cannot be used."""
+
+
+class MemoryBudgetError(GbdnnError, MemoryError):
+    """The request would allocate more memory than is allowed."""
+
+
+class DataUnavailableError(GbdnnError, OSError):
+    """Data could neither be found nor downloaded."""
+
+    def __str__(self) -> str:  # OSError brings its own __str__
+        return GbdnnError.__str__(self)
+
+
+class MissingDependencyError(GbdnnError, ImportError):
+    """An optional package is not installed."""
+
+    def __str__(self) -> str:  # ImportError brings its own __str__
+        return GbdnnError.__str__(self)
+
+
+class BackendError(GbdnnError, RuntimeError):
+    """A library underneath failed."""
+
+
+def choose(argument: str, name: object, known: Iterable[str]) -> str:
+    """Return `name` if it is one of `known`, else raise `UnknownNameError` with the list."""
+    known = sorted(known)
+    if not isinstance(name, str) or name not in known:
+        raise UnknownNameError(argument, "one of " + ", ".join(map(repr, known)), repr(name))
+    return name

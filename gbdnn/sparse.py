@@ -1,0 +1,425 @@
+"""Sparse matrices in and out: one checked CSR record for every weight in gbdnn.
+
+A matrix that comes from outside is never trusted: its indices are addresses for compiled code, and
+neither scipy nor GraphBLAS looks at them before using them. `as_csr` is the only door.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gbdnn.errors import (
+    DtypeError,
+    InputError,
+    MemoryBudgetError,
+    NonFiniteError,
+    ShapeError,
+    SparseFormatError,
+)
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+
+__all__ = ["CSR", "as_csr", "as_float_dtype", "check_finite", "numeric_array", "transpose"]
+
+Array = npt.NDArray[Any]
+DENSE_LIMIT = 1 << 30  # bytes that may be made dense without being asked
+
+
+@dataclass(frozen=True, eq=False)
+class CSR:
+    """A sparse matrix by rows: row i has entries k = indptr[i] ... indptr[i+1] - 1.
+
+    Entry k has the value `values[k]` and stands in column `indices[k]`.
+
+    Parameters
+    ----------
+    indptr : ndarray of int32 or int64, shape (rows + 1,)
+    indices : ndarray of the same dtype, shape (nnz,)
+        Ascending and without repetition in each row.
+    values : ndarray of float32 or float64, shape (nnz,) or (1,)
+        One value alone stands for all entries (an *iso-valued* matrix, stored once).
+    shape : tuple of int
+        (rows, columns); for weights (out_features, in_features).
+
+    Raises
+    ------
+    SparseFormatError, ShapeError, DtypeError, NonFiniteError
+        If the parts contradict each other. Use `as_csr` to convert what is legal but not canonical.
+
+    Notes
+    -----
+    The arrays are not copied; they are marked read-only through this record's views.
+    """
+
+    indptr: Array
+    indices: Array
+    values: Array
+    shape: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        _check_compressed("CSR", self.indptr, self.indices, self.values, self.shape, iso=True)
+        if not _is_canonical(self.indptr, self.indices):
+            raise SparseFormatError(
+                "CSR", "ascending, distinct indices in each row", "unsorted or repeated ones",
+                "Pass the matrix through gbdnn.as_csr.",
+            )  # fmt: skip
+        if self.values.dtype not in (np.float32, np.float64):
+            raise DtypeError("CSR.values", "float32 or float64", str(self.values.dtype))
+        check_finite("CSR.values", self.values)
+        self._freeze()
+
+    def _freeze(self) -> None:
+        for field in ("indptr", "indices", "values"):
+            view = getattr(self, field).view()
+            view.flags.writeable = False
+            object.__setattr__(self, field, view)
+
+    @classmethod
+    def unchecked(cls, indptr: Array, indices: Array, values: Array, shape: tuple[int, int]) -> CSR:
+        """Make a CSR of parts that gbdnn itself built right, without the O(nnz) checks."""
+        self = object.__new__(cls)
+        for field, part in zip(
+            ("indptr", "indices", "values", "shape"), (indptr, indices, values, shape), strict=True
+        ):
+            object.__setattr__(self, field, part)
+        self._freeze()
+        return self
+
+    @property
+    def nnz(self) -> int:
+        """Number of stored entries."""
+        return int(self.indptr[-1])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float32 or float64."""
+        return self.values.dtype
+
+    @property
+    def density(self) -> float:
+        """Stored entries over all places."""
+        places = self.shape[0] * self.shape[1]
+        return self.nnz / places if places else 0.0
+
+    @property
+    def iso(self) -> bool:
+        """True if one value stands for all entries."""
+        return len(self.values) == 1 != self.nnz
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the three arrays."""
+        return self.indptr.nbytes + self.indices.nbytes + self.values.nbytes
+
+    @cached_property
+    def full_values(self) -> Array:
+        """`values` with shape (nnz,); a stride-0 view where the matrix is iso-valued."""
+        return np.broadcast_to(self.values, (self.nnz,)) if self.iso else self.values
+
+    def __repr__(self) -> str:
+        iso = ", iso" if self.iso else ""
+        return f"CSR({self.shape[0]} x {self.shape[1]}, nnz={self.nnz}, {self.dtype}{iso})"
+
+    def astype(self, dtype: npt.DTypeLike) -> CSR:
+        """Return the matrix with values of another float dtype; indices are shared."""
+        values = _cast("values", self.values, as_float_dtype(dtype))
+        return CSR.unchecked(self.indptr, self.indices, values, self.shape)
+
+    def to_scipy(self) -> sp.csr_array:
+        """Return a `scipy.sparse.csr_array` with arrays of its own (copies)."""
+        import scipy.sparse as sp
+
+        parts = (self.full_values.copy(), self.indices.copy(), self.indptr.copy())
+        return sp.csr_array(parts, shape=self.shape)
+
+    def to_graphblas(self) -> Any:
+        """Return a `graphblas.Matrix`, FP32 or FP64, by row, with arrays of its own (copies)."""
+        from gbdnn.backends._init import graphblas
+
+        return graphblas().Matrix.ss.import_csr(
+            nrows=self.shape[0],
+            ncols=self.shape[1],
+            indptr=self.indptr.astype(np.uint64),
+            col_indices=self.indices.astype(np.uint64),
+            values=self.values,
+            is_iso=self.iso,
+            sorted_cols=True,
+        )
+
+    def to_dense(self, *, allow_dense: bool = False) -> Array:
+        """Return the matrix as an ndarray of shape `shape` (a copy).
+
+        Raises
+        ------
+        MemoryBudgetError
+            Above 1 GiB, unless `allow_dense` is true.
+        """
+        nbytes = self.shape[0] * self.shape[1] * self.dtype.itemsize
+        if nbytes > DENSE_LIMIT and not allow_dense:
+            raise MemoryBudgetError(
+                "allow_dense",
+                f"True to make a dense {self.shape[0]} x {self.shape[1]} matrix",
+                f"False, and the matrix takes {nbytes:,} bytes",
+                "Pass allow_dense=True, or stay with a sparse backend.",
+            )
+        dense = np.zeros(self.shape, self.dtype)
+        rows = np.repeat(np.arange(self.shape[0]), np.diff(self.indptr))
+        dense[rows, self.indices] = self.full_values
+        return dense
+
+
+def as_csr(
+    matrix: Any, *, dtype: npt.DTypeLike | None = None, name: str = "weight"
+) -> CSR:  # fmt: skip
+    """Check any matrix and return it as a canonical `CSR` with arrays of its own.
+
+    Parameters
+    ----------
+    matrix : CSR, scipy sparse array or matrix (any format), graphblas.Matrix or array_like
+        Two dimensions. Entries that are stored stay stored, zeros among them; of dense arrays the
+        non-zeros are taken. Unsorted indices are sorted. Repeated entries are refused in compressed
+        formats and added in COO and DOK, as scipy defines those.
+    dtype : float32 or float64, optional
+        Default float32, but float64 stays float64. Other real types are converted.
+    name : str
+        What error messages call the matrix.
+
+    Returns
+    -------
+    CSR
+        Copies (a `CSR` of the right dtype is returned as it is).
+
+    Raises
+    ------
+    DtypeError
+        Complex, object or text values, or not a matrix at all.
+    ShapeError
+        Not two dimensions.
+    SparseFormatError
+        Indices out of range, repeated, or arrays that are too short.
+    NonFiniteError
+        NaN or infinite values.
+    """
+    import scipy.sparse as sp
+
+    if isinstance(matrix, CSR):
+        return matrix if dtype is None or matrix.dtype == dtype else matrix.astype(dtype)
+    if type(matrix).__module__.partition(".")[0] == "graphblas":
+        matrix = _from_graphblas(matrix, name)
+    if sp.issparse(matrix):
+        return _from_scipy(matrix, dtype, name)
+    dense = numeric_array(matrix, name)
+    if dense.ndim != 2:
+        raise ShapeError(name, "2 dimensions", f"shape {dense.shape}")
+    values = _cast(name, dense, _float_dtype_of(dense, dtype))
+    rows, columns = np.nonzero(values)
+    index = _index_dtype(len(rows), values.shape)
+    indptr = np.zeros(values.shape[0] + 1, index)
+    np.cumsum(np.bincount(rows, minlength=values.shape[0]), out=indptr[1:])
+    return CSR.unchecked(indptr, columns.astype(index), values[rows, columns], _pair(values.shape))
+
+
+def transpose(matrix: CSR) -> tuple[CSR, Array]:
+    """Return the transpose and the order of its values: ``T.values == matrix.values[order]``.
+
+    A training step changes `values` only; with `order` the transpose follows without a new sort.
+    `order` is an integer array of shape (nnz,). O(nnz + rows + columns).
+    """
+    import scipy.sparse as sp
+
+    position = np.arange(matrix.nnz, dtype=matrix.indices.dtype)
+    rows, columns = matrix.shape
+    flipped = sp.csr_array((position, matrix.indices, matrix.indptr), shape=matrix.shape).tocsc()
+    order = flipped.data
+    values = matrix.values if matrix.iso else matrix.values[order]
+    index = matrix.indices.dtype
+    indptr, indices = flipped.indptr.astype(index), flipped.indices.astype(index)
+    return CSR.unchecked(indptr, indices, values, (columns, rows)), order
+
+
+def as_float_dtype(dtype: npt.DTypeLike, name: str = "dtype") -> np.dtype[Any]:
+    """Return float32 or float64 as a numpy dtype, else raise `DtypeError`."""
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        raise DtypeError(name, "float32 or float64", repr(dtype)) from None
+    if dtype is None or found not in (np.float32, np.float64):
+        raise DtypeError(name, "float32 or float64", repr(dtype))
+    return found
+
+
+def check_finite(name: str, values: Array, fix: str = "") -> None:
+    """Raise `NonFiniteError` with count and first place if any value is NaN or infinite."""
+    # A finite sum proves finite values without a temporary; overflow only costs a second look.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if values.dtype.kind != "f" or np.isfinite(values.sum()):
+            return
+    bad = ~np.isfinite(values)
+    if bad.any():
+        first = tuple(int(i) for i in np.argwhere(bad)[0])
+        got = f"{int(bad.sum()):,} NaN or infinite, the first at index {first}"
+        raise NonFiniteError(name, "finite values", got, fix)
+
+
+def numeric_array(values: Any, name: str) -> Array:
+    """Return `values` as an ndarray of real numbers or bools; no copy if it already is one."""
+    if np.ma.isMaskedArray(values) and np.ma.is_masked(values):
+        raise InputError(name, "every value given", "a masked array", "Fill the masked values.")
+    try:
+        array = np.asarray(values)
+    except (ValueError, TypeError) as error:
+        raise DtypeError(
+            name, "an array of real numbers", f"{type(values).__name__} ({error})"
+        ) from None
+    check_real(name, array.dtype)
+    return array
+
+
+def check_real(name: str, dtype: np.dtype[Any]) -> None:
+    """Raise `DtypeError` unless `dtype` is bool, integer or real floating."""
+    if dtype.kind not in "biuf":
+        raise DtypeError(
+            name, "real numbers (float32, float64; bool, integers and float16 are converted)",
+            f"dtype {dtype}", "Convert with .astype(numpy.float32).",
+        )  # fmt: skip
+
+
+# -- what comes from outside -----------------------------------------------------------------------
+
+
+def _from_scipy(matrix: Any, dtype: npt.DTypeLike | None, name: str) -> CSR:
+    if matrix.ndim != 2:
+        raise ShapeError(name, "2 dimensions", f"shape {matrix.shape}")
+    check_real(name, matrix.dtype)
+    if matrix.format in ("csr", "csc", "bsr"):  # looked at before scipy's compiled code reads it
+        major, minor = matrix.shape if matrix.format != "csc" else matrix.shape[::-1]
+        if matrix.format == "bsr":
+            block = matrix.data.shape[1:] if matrix.data.ndim == 3 else (0, 0)
+            if min(block) < 1 or major % block[0] or minor % block[1]:
+                raise SparseFormatError(name, "blocks that divide the shape", f"blocks {block}")
+            major, minor = major // block[0], minor // block[1]
+        _check_compressed(name, matrix.indptr, matrix.indices, matrix.data, (major, minor))
+    elif matrix.format == "coo":
+        _check_coordinates(name, matrix)
+    try:
+        csr = matrix.tocsr(copy=False)
+    except (ValueError, IndexError, TypeError, OverflowError) as error:
+        raise SparseFormatError(name, f"a consistent {matrix.format} matrix", str(error)) from None
+    nnz = int(csr.indptr[-1])
+    values = _cast(name, np.asarray(csr.data[:nnz]), _float_dtype_of(csr.data, dtype))
+    _check_compressed(name, csr.indptr, csr.indices, csr.data, csr.shape)
+    index = _index_dtype(nnz, csr.shape)
+    indptr, indices = np.array(csr.indptr, index), np.array(csr.indices[:nnz], index)
+    if not _is_canonical(indptr, indices):
+        rows = np.repeat(np.arange(csr.shape[0]), np.diff(indptr))
+        order = np.lexsort((indices, rows))
+        indices, values = indices[order], values[order]
+        if not _is_canonical(indptr, indices):
+            raise SparseFormatError(
+                name, "each place at most once", "repeated entries",
+                "Call .sum_duplicates() on it if adding them is what you mean.",
+            )  # fmt: skip
+    if np.shares_memory(values, matrix.data if matrix.format == "csr" else values[:0]):
+        values = values.copy()
+    return CSR.unchecked(indptr, indices, values, _pair(csr.shape))
+
+
+def _from_graphblas(matrix: Any, name: str) -> Any:
+    import scipy.sparse as sp
+
+    if getattr(matrix, "ndim", None) != 2 or not hasattr(matrix, "to_csr"):
+        raise ShapeError(name, "a graphblas.Matrix", type(matrix).__name__)
+    check_real(name, matrix.dtype.np_type)
+    indptr, indices, values = matrix.to_csr()
+    shape = (int(matrix.nrows), int(matrix.ncols))
+    signed = (indptr.astype(np.int64), indices.astype(np.int64))
+    return sp.csr_array((values, signed[1], signed[0]), shape=shape)
+
+
+def _check_compressed(
+    name: str, indptr: Any, indices: Any, values: Any, shape: tuple[int, ...], *, iso: bool = False
+) -> None:
+    """Check that (indptr, indices, values) describe a matrix of `shape`; order is not looked at."""
+
+    def refuse(expected: str, got: str) -> None:
+        raise SparseFormatError(name, expected, got, "The matrix is damaged: build it again.")
+
+    for label, part in (("indptr", indptr), ("indices", indices)):
+        if not isinstance(part, np.ndarray) or part.ndim != 1 or part.dtype.kind not in "iu":
+            refuse(f"{label} as a vector of integers", _describe(part))
+    if not isinstance(values, np.ndarray) or values.ndim not in (1, 3):
+        refuse("data as a vector", _describe(values))
+    rows, columns = shape
+    if rows < 0 or columns < 0 or len(indptr) != rows + 1:
+        refuse(f"indptr of length {rows + 1} for {rows} rows", f"length {len(indptr)}")
+    if indptr[0] != 0 or (indptr[1:] < indptr[:-1]).any():
+        refuse("indptr that starts at 0 and never falls", "one that does not")
+    nnz = int(indptr[-1])
+    one = iso and len(values) == 1
+    if len(indices) < nnz or (len(values) < nnz and not one):
+        refuse(f"{nnz} indices and data values", f"{len(indices)} and {len(values)}")
+    if nnz:
+        low, high = int(indices[:nnz].min()), int(indices[:nnz].max())
+        if low < 0 or high >= columns:
+            refuse(f"column indices from 0 to {columns - 1}", f"{low} to {high}")
+
+
+def _check_coordinates(name: str, matrix: Any) -> None:
+    row, column = matrix.row, matrix.col
+    if not len(row) == len(column) == len(matrix.data):
+        raise SparseFormatError(
+            name,
+            "row, col and data of one length",
+            f"{len(row)}, {len(column)}, {len(matrix.data)}",
+        )
+    for label, part, size in (("row", row, matrix.shape[0]), ("col", column, matrix.shape[1])):
+        if len(part) and (part.min() < 0 or part.max() >= size):
+            raise SparseFormatError(
+                name, f"{label} indices from 0 to {size - 1}", f"{part.min()} to {part.max()}"
+            )
+
+
+def _is_canonical(indptr: Array, indices: Array) -> bool:
+    """True if the indices ascend without repetition in every row."""
+    nnz = int(indptr[-1])
+    falls = indices[1:nnz] <= indices[: max(nnz - 1, 0)]
+    starts = indptr[1:-1]
+    falls[starts[(starts > 0) & (starts < nnz)] - 1] = False
+    return not falls.any()
+
+
+def _float_dtype_of(array: Array, dtype: npt.DTypeLike | None) -> np.dtype[Any]:
+    if dtype is not None:
+        return as_float_dtype(dtype)
+    wide = array.dtype.kind == "f" and array.dtype.itemsize >= 8
+    return np.dtype(np.float64 if wide else np.float32)
+
+
+def _cast(name: str, values: Array, dtype: np.dtype[Any]) -> Array:
+    """Return `values` as `dtype`, refusing what is not finite before or after."""
+    check_finite(name, values)
+    with np.errstate(over="ignore"):
+        cast = values.astype(dtype, copy=False)
+    if cast is not values:
+        check_finite(name, cast, f"The values do not fit into {dtype}.")
+    return cast
+
+
+def _index_dtype(nnz: int, shape: tuple[int, ...]) -> np.dtype[Any]:
+    return np.dtype(np.int32 if max(nnz, *shape) < 2**31 else np.int64)
+
+
+def _pair(shape: tuple[int, ...]) -> tuple[int, int]:
+    return int(shape[0]), int(shape[1])
+
+
+def _describe(part: Any) -> str:
+    if isinstance(part, np.ndarray):
+        return f"{part.dtype} of shape {part.shape}"
+    return type(part).__name__
