@@ -1,1 +1,53 @@
-"""x"""
+"""gbdnn: sparse deep neural networks on a CPU, at a cost that follows the non-zeros.
+
+>>> import gbdnn
+>>> network = gbdnn.Network([gbdnn.Linear(W0, b0), "relu", gbdnn.Linear(W1, b1)])  # doctest: +SKIP
+>>> network.predict(X, backend="graphblas")                                        # doctest: +SKIP
+
+Names are imported on first use, so that ``import gbdnn`` takes milliseconds.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gbdnn import errors as errors
+    from gbdnn import topology as topology
+    from gbdnn.layers import GELU as GELU
+    from gbdnn.layers import Identity as Identity
+    from gbdnn.layers import LeakyReLU as LeakyReLU
+    from gbdnn.layers import Linear as Linear
+    from gbdnn.layers import ReLU as ReLU
+    from gbdnn.layers import Sigmoid as Sigmoid
+    from gbdnn.layers import Softmax as Softmax
+    from gbdnn.layers import Tanh as Tanh
+    from gbdnn.network import Network as Network
+    from gbdnn.sparse import CSR as CSR
+    from gbdnn.sparse import as_csr as as_csr
+    from gbdnn.sparse import transpose as transpose
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "gbdnn.layers": (
+        "GELU", "Identity", "LeakyReLU", "Linear", "ReLU", "Sigmoid", "Softmax", "Tanh",
+    ),
+    "gbdnn.network": ("Network",),
+    "gbdnn.sparse": ("CSR", "as_csr", "transpose"),
+}  # fmt: skip
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+_MODULES = ("backends", "challenge", "errors", "functional", "topology")
+
+__all__ = ["__version__", *sorted(_HOME_OF), *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME_OF:
+        return getattr(import_module(_HOME_OF[name]), name)
+    if name in _MODULES:
+        return import_module(f"gbdnn.{name}")
+    raise AttributeError(f"module 'gbdnn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -175,7 +175,11 @@ class CSR:
 
 
 def as_csr(
-    matrix: Any, *, dtype: npt.DTypeLike | None = None, name: str = "weight"
+    matrix: Any,
+    *,
+    dtype: npt.DTypeLike | None = None,
+    name: str = "weight",
+    finite: bool = True,
 ) -> CSR:  # fmt: skip
     """Check any matrix and return it as a canonical `CSR` with arrays of its own.
 
@@ -189,6 +193,8 @@ def as_csr(
         Default float32, but float64 stays float64. Other real types are converted.
     name : str
         What error messages call the matrix.
+    finite : bool
+        Refuse NaN and infinite values.
 
     Returns
     -------
@@ -213,11 +219,11 @@ def as_csr(
     if type(matrix).__module__.partition(".")[0] == "graphblas":
         matrix = _from_graphblas(matrix, name)
     if sp.issparse(matrix):
-        return _from_scipy(matrix, dtype, name)
+        return _from_scipy(matrix, dtype, name, finite)
     dense = numeric_array(matrix, name)
     if dense.ndim != 2:
         raise ShapeError(name, "2 dimensions", f"shape {dense.shape}")
-    values = _cast(name, dense, _float_dtype_of(dense, dtype))
+    values = _cast(name, dense, _float_dtype_of(dense, dtype), finite)
     rows, columns = np.nonzero(values)
     index = _index_dtype(len(rows), values.shape)
     indptr = np.zeros(values.shape[0] + 1, index)
@@ -293,7 +299,7 @@ def check_real(name: str, dtype: np.dtype[Any]) -> None:
 # -- what comes from outside -----------------------------------------------------------------------
 
 
-def _from_scipy(matrix: Any, dtype: npt.DTypeLike | None, name: str) -> CSR:
+def _from_scipy(matrix: Any, dtype: npt.DTypeLike | None, name: str, finite: bool) -> CSR:
     if matrix.ndim != 2:
         raise ShapeError(name, "2 dimensions", f"shape {matrix.shape}")
     check_real(name, matrix.dtype)
@@ -312,8 +318,8 @@ def _from_scipy(matrix: Any, dtype: npt.DTypeLike | None, name: str) -> CSR:
     except (ValueError, IndexError, TypeError, OverflowError) as error:
         raise SparseFormatError(name, f"a consistent {matrix.format} matrix", str(error)) from None
     nnz = int(csr.indptr[-1])
-    values = _cast(name, np.asarray(csr.data[:nnz]), _float_dtype_of(csr.data, dtype))
     _check_compressed(name, csr.indptr, csr.indices, csr.data, csr.shape)
+    values = _cast(name, csr.data[:nnz], _float_dtype_of(csr.data, dtype), finite)
     index = _index_dtype(nnz, csr.shape)
     indptr, indices = np.array(csr.indptr, index), np.array(csr.indices[:nnz], index)
     if not _is_canonical(indptr, indices):
@@ -401,8 +407,11 @@ def _float_dtype_of(array: Array, dtype: npt.DTypeLike | None) -> np.dtype[Any]:
     return np.dtype(np.float64 if wide else np.float32)
 
 
-def _cast(name: str, values: Array, dtype: np.dtype[Any]) -> Array:
-    """Return `values` as `dtype`, refusing what is not finite before or after."""
+def _cast(name: str, values: Array, dtype: np.dtype[Any], finite: bool = True) -> Array:
+    """Return `values` as `dtype`, if `finite` refusing what is not so before or after."""
+    if not finite:
+        with np.errstate(over="ignore"):
+            return values.astype(dtype, copy=False)
     check_finite(name, values)
     with np.errstate(over="ignore"):
         cast = values.astype(dtype, copy=False)

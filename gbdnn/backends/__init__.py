@@ -1,0 +1,30 @@
+"""Backends by name; each module is imported when its backend is first asked for."""
+
+from __future__ import annotations
+
+import threading
+from importlib import import_module
+
+from gbdnn.backends.base import Backend
+from gbdnn.errors import choose
+
+__all__ = ["BACKENDS", "get_backend"]
+
+BACKENDS = {
+    "dense": ("gbdnn.backends.dense", "DenseBackend"),
+    "graphblas": ("gbdnn.backends.graphblas", "GraphBLASBackend"),
+    "graphblas-reference": ("gbdnn.backends.reference", "ReferenceBackend"),
+}
+
+_loaded: dict[str, Backend] = {}
+_lock = threading.Lock()
+
+
+def get_backend(name: str) -> Backend:
+    """Return the one instance of the backend called `name`; raises `UnknownNameError`."""
+    choose("backend", name, BACKENDS)
+    with _lock:
+        if name not in _loaded:
+            module, attribute = BACKENDS[name]
+            _loaded[name] = getattr(import_module(module), attribute)()
+    return _loaded[name]

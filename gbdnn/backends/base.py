@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from gbdnn.sparse import CSR
 
-__all__ = ["Activation", "Backend", "Prepared", "aligned_empty"]
+__all__ = ["Activation", "Backend", "Prepared", "aligned_empty", "cached_width"]
 
 Array = npt.NDArray[Any]
 ALIGNMENT = 64  # bytes: a cache line and an AVX-512 register; unaligned tiles run at half speed
@@ -21,6 +21,10 @@ ALIGNMENT = 64  # bytes: a cache line and an AVX-512 register; unaligned tiles r
 
 class Activation(Protocol):
     """h of the equation, elementwise or over the features of each column."""
+
+    @property
+    def clamp(self) -> tuple[float, float] | None:
+        """(low, high) if h(z) = min(max(z, low), high), else None."""
 
     def apply(self, Z: Array) -> None:
         """Replace Z, shape (features, batch), by h(Z), in place."""
@@ -52,8 +56,16 @@ class Backend(Protocol):
         the GIL in its heavy part.
         """
 
+    def tile_width(self, features: int, dtype: np.dtype[Any]) -> int:
+        """Return the tile width at which this backend is fastest for layers of `features`."""
+
     def pinned(self, threads: int) -> AbstractContextManager[None]:
         """Keep the libraries underneath on `threads` threads for calls from this thread."""
+
+
+def cached_width(features: int, dtype: np.dtype[Any], cache: int = 1 << 20) -> int:
+    """Return the widest multiple of 64 columns, 64 to 512, of which a tile fills `cache` bytes."""
+    return int(min(max(cache // (features * dtype.itemsize) // 64 * 64, 64), 512))
 
 
 def aligned_empty(size: int, dtype: npt.DTypeLike) -> Array:

@@ -1,0 +1,445 @@
+"""The tile executor: takes a batch through all layers, for every backend alike.
+
+The batch is cut into *tiles*, columns that fit the cache, and each tile goes through many layers
+before the next one starts (depth first), one tile per worker thread. Layers are grouped into
+*stages*: between two stages the columns that are still alive are merged into full tiles again, and
+only one stage's weights need to be in memory, so that layers may come from a generator.
+
+Columns that no later layer changes are dropped: see `gbdnn.skipping`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from gbdnn.backends.base import Activation, Backend, Prepared, aligned_empty
+from gbdnn.inputs import Inputs
+from gbdnn.memory import available_bytes
+from gbdnn.skipping import constants_kept
+from gbdnn.sparse import CSR
+
+__all__ = ["Affine", "Sink", "Source", "Step", "Work", "prepare_step", "run"]
+
+Array = npt.NDArray[Any]
+LANES = 16  # tile widths are padded to a multiple: 64 bytes of float32, the register of AVX-512
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """One layer as it is computed: h(W y + b)."""
+
+    weight: CSR | Array
+    bias: Array
+    activation: Activation
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """An `Affine` in a backend's own form, with the constants c that it maps to themselves."""
+
+    weight: Prepared
+    bias: Array
+    activation: Activation
+    in_features: int
+    out_features: int
+    edges: int
+    keeps: frozenset[float]
+
+
+class Source(Protocol):
+    """Layers, in memory or made on the way."""
+
+    @property
+    def depth(self) -> int:
+        """Number of layers."""
+
+    @property
+    def edges(self) -> int:
+        """Stored weights of all layers."""
+
+    @property
+    def widest(self) -> int:
+        """Largest number of features before, between or after the layers."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What the layers compute in."""
+
+    @property
+    def lazy(self) -> bool:
+        """True if `steps` makes layers on the way, so that fetching ahead pays."""
+
+    @property
+    def keeps(self) -> frozenset[float]:
+        """Constants that all layers are known to keep, without looking at them one by one."""
+
+    def steps(self, backend: Backend, start: int = 0) -> Iterator[Step]:
+        """Yield the layers from number `start` on."""
+
+
+class Sink(Protocol):
+    """Where results go. Called from several threads, never twice for a column."""
+
+    def write(self, ids: Array, Y: Array) -> None:
+        """Take the last layer's columns Y, shape (features, len(ids)), of samples `ids`."""
+
+    def fill(self, ids: Array, value: float) -> None:
+        """Samples `ids` have `value` in every feature."""
+
+
+@dataclass
+class Work:
+    """What a run did: edges = stored weights x columns; effective ones were computed."""
+
+    nominal_edges: int = 0
+    effective_edges: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Columns between two stages: Y has shape (features, len(ids))."""
+
+    ids: Array
+    Y: Array
+
+
+Tile = Callable[["_Buffers"], tuple[Array, Array]]  # loads (ids, Y) into a worker's buffers
+
+
+def run(
+    source: Source,
+    inputs: Inputs,
+    sink: Sink,
+    *,
+    backend: Backend,
+    threads: int,
+    width: int | None = None,
+    skip: bool = True,
+    progress: Callable[[int], None] | None = None,
+    budget: int | None = None,
+) -> Work:
+    """Take `inputs` through the layers of `source` and hand the results to `sink`.
+
+    Parameters
+    ----------
+    width : int, optional
+        Columns per tile; default what the backend is fastest with.
+    skip : bool
+        Drop settled columns (exact, see above).
+    progress : callable, optional
+        Called with the number of (sample, layer) pairs that were just done, from any thread.
+    budget : int, optional
+        Bytes for the weights of a stage, and again for the activations between stages; default a
+        quarter of the free memory.
+    """
+    begin = time.perf_counter()
+    budget = available_bytes() // 4 if budget is None else budget
+    width = width or backend.tile_width(source.widest, source.dtype)
+    if inputs.count < width * threads:  # a tile for each thread, unless they get too narrow
+        width = max(_padded(-(-inputs.count // threads)), min(64, width))
+    this = _Run(backend, source, sink, threads, width, skip, progress or _ignore)
+    if inputs.count == 0:
+        pass
+    elif getattr(backend, "sparse_activations", False):
+        _run_sparse(this, inputs, budget)
+    else:
+        with this:
+            _run_tiles(this, inputs, budget)
+    nominal = source.edges * inputs.count
+    return Work(nominal, this.effective_edges, time.perf_counter() - begin)
+
+
+class _Run:
+    """What the parts of one run share: settings, counters, parked columns and the workers."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        source: Source,
+        sink: Sink,
+        threads: int,
+        width: int,
+        skip: bool,
+        advance: Callable[[int], None],
+    ) -> None:
+        self.backend, self.source, self.sink = backend, source, sink
+        self.threads, self.width, self.skip, self.advance = threads, width, skip, advance
+        self.effective_edges = 0
+        self.parked: dict[float, list[Array]] = {}
+        self.lock = threading.Lock()
+        self.local = threading.local()
+        self.cancelled = threading.Event()
+        self.pool: ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> _Run:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.cancelled.set()  # Ctrl-C: workers stop at the next layer
+        if self.pool is not None:
+            self.pool.shutdown(wait=True, cancel_futures=True)
+
+    def map(self, task: Callable[[int, Tile], Block | None], tiles: list[Tile]) -> list[Block]:
+        """Run the tiles on the workers; with fewer tiles than workers split each tile's rows."""
+        if len(tiles) < max(self.threads, 2):
+            found = [task(self.threads, tile) for tile in tiles]
+        else:
+            self.pool = self.pool or ThreadPoolExecutor(self.threads, "gbdnn")
+            found = list(self.pool.map(partial(task, 1), tiles))
+        return [block for block in found if block is not None]
+
+    def buffers(self) -> _Buffers:
+        """Return this thread's two tile buffers."""
+        if not hasattr(self.local, "buffers"):
+            self.local.buffers = _Buffers(
+                self.source.widest * _padded(self.width), self.source.dtype
+            )
+        found: _Buffers = self.local.buffers
+        return found
+
+    def park(self, ids: Array, value: float) -> None:
+        """Put columns aside that are `value` everywhere and stay so."""
+        with self.lock:
+            self.parked.setdefault(value, []).append(ids)
+
+    def parked_columns(self) -> int:
+        """Return how many columns are parked."""
+        return sum(len(ids) for groups in self.parked.values() for ids in groups)
+
+
+class _Buffers:
+    """Two aligned vectors: a layer reads its columns from one and writes into the other."""
+
+    def __init__(self, size: int, dtype: np.dtype[Any]) -> None:
+        self.front, self.back = aligned_empty(size, dtype), aligned_empty(size, dtype)
+
+    def next(self, features: int, columns: int) -> Array:
+        """Return the buffer that is not in use as (features, columns padded) and swap."""
+        self.front, self.back = self.back, self.front
+        width = _padded(columns)
+        return self.front[: features * width].reshape(features, width)
+
+
+def _run_tiles(this: _Run, inputs: Inputs, budget: int) -> None:
+    """Take all inputs through the first stage; whenever survivors fill the budget, to the end."""
+    source = this.source
+    capacity = max(budget // (source.widest * source.dtype.itemsize), this.width)
+    if not this.skip or inputs.count <= this.width:
+        size = source.depth  # nothing to merge: one stage, as far as memory goes
+    else:
+        size = 2 if inputs.count <= capacity else 32
+    head = next(_stages(source.steps(this.backend), size, budget))
+    waiting: list[Block] = []
+    for start in range(0, inputs.count, capacity):
+        stop = min(start + capacity, inputs.count)
+        tiles: list[Tile] = [
+            partial(_load_inputs, inputs, left, min(left + this.width, stop), source.widest)
+            for left in range(start, stop, this.width)
+        ]
+        waiting += _through(this, head, tiles, last=len(head) == source.depth)
+        if stop == inputs.count or sum(len(block.ids) for block in waiting) > capacity // 2:
+            rest = _stages(source.steps(this.backend, len(head)), 2 * size, budget)
+            _finish(this, waiting, rest, len(head))
+            waiting = []
+
+
+def _finish(this: _Run, blocks: list[Block], stages: Iterator[list[Step]], done: int) -> None:
+    """Take blocks through the remaining stages, then hand out what is parked."""
+    depth = this.source.depth
+    for stage in _prefetched(stages) if this.source.lazy else stages:
+        kept = frozenset.intersection(*(step.keeps for step in stage))
+        for value in [value for value in this.parked if value not in kept]:
+            ids = np.concatenate(this.parked.pop(value))
+            blocks.append(Block(ids, np.broadcast_to(value, (stage[0].in_features, len(ids)))))
+        done += len(stage)
+        this.advance(len(stage) * this.parked_columns())
+        tiles: list[Tile] = [partial(_load_pieces, tile) for tile in _merged(blocks, this.width)]
+        blocks = _through(this, stage, tiles, last=done == depth)
+        if not blocks and this.parked.keys() <= this.source.keeps:
+            this.advance((depth - done) * this.parked_columns())
+            break
+    for value, groups in this.parked.items():
+        this.sink.fill(np.concatenate(groups), value)
+    this.parked.clear()
+
+
+def _through(this: _Run, stage: list[Step], tiles: list[Tile], *, last: bool) -> list[Block]:
+    """Take tiles through one stage; return the surviving columns, of the last stage none."""
+    kept = frozenset[float]().union(*(step.keeps for step in stage))
+    stays = [frozenset[float]() if last else kept]  # what a column may settle at after each layer
+    for step in reversed(stage[1:]):
+        kept &= step.keeps
+        stays.append(kept)
+    return this.map(partial(_one_tile, this, stage, stays[::-1], last), tiles)
+
+
+def _one_tile(
+    this: _Run,
+    stage: list[Step],
+    stays: list[frozenset[float]],
+    last: bool,
+    threads: int,
+    tile: Tile,
+) -> Block | None:
+    """Take one tile through a stage: h(W Y + b) and dropping, layer by layer."""
+    backend, buffers, edges = this.backend, this.buffers(), 0
+    with backend.pinned(threads):
+        ids, Y = tile(buffers)
+        entered = len(ids)
+        for number, (step, constants) in enumerate(zip(stage, stays, strict=True), 1):
+            if this.cancelled.is_set():
+                return None
+            out = buffers.next(step.out_features, len(ids))
+            backend.affine(step.weight, Y, step.bias, step.activation, out, threads)
+            edges += step.edges * len(ids)
+            Y = out
+            if this.skip and constants:
+                ids, Y = _drop(this, ids, Y, constants, force=number == len(stage))
+                if not len(ids):
+                    break
+    with this.lock:
+        this.effective_edges += edges
+    this.advance(entered * len(stage))
+    if last:
+        this.sink.write(ids, Y[:, : len(ids)])
+        return None
+    return Block(ids, Y[:, : len(ids)].copy()) if len(ids) else None
+
+
+def _drop(
+    this: _Run, ids: Array, Y: Array, constants: frozenset[float], *, force: bool
+) -> tuple[Array, Array]:
+    """Park the settled columns and close the gaps, if enough of them make it worth while."""
+    live = Y[:, : len(ids)]
+    worthwhile = 1 if force else max(len(ids) // 4, 1)
+    if sum(np.count_nonzero(live[0] == value) for value in constants) < worthwhile:
+        return ids, Y  # a look at one row: not enough columns can be constant
+    low, high = live.min(axis=0), live.max(axis=0)
+    settled = np.zeros(len(ids), bool)
+    for value in constants:
+        settled |= (low == value) & (high == value)
+    if np.count_nonzero(settled) < worthwhile:
+        return ids, Y
+    for value in constants:
+        if (here := settled & (low == value)).any():
+            this.park(ids[here], value)
+    left = np.flatnonzero(~settled)
+    packed = this.buffers().next(len(Y), len(left))
+    np.take(live, left, axis=1, out=packed[:, : len(left)])
+    packed[:, len(left) :] = 0
+    return ids[left], packed
+
+
+def _run_sparse(this: _Run, inputs: Inputs, budget: int) -> None:
+    """Layer by layer over wide chunks, for the backend that keeps Y sparse itself."""
+    backend: Any = this.backend
+    source = this.source
+    chunk = max(budget // (16 * source.widest * source.dtype.itemsize), 1)
+    with backend.pinned(this.threads):
+        for start in range(0, inputs.count, chunk):
+            ids = np.arange(start, min(start + chunk, inputs.count))
+            full = np.empty((inputs.features, len(ids)), source.dtype)
+            inputs.load(start, start + len(ids), full)
+            Y = backend.enter(full)
+            del full
+            for step in source.steps(backend):
+                this.effective_edges += step.edges * backend.live(Y)
+                Y = backend.forward(step.weight, Y, step.bias, step.activation)
+                this.advance(len(ids))
+            this.sink.write(ids, backend.leave(Y))
+
+
+# -- stages and tiles ------------------------------------------------------------------------------
+
+
+def _stages(steps: Iterable[Step], size: int, budget: int) -> Iterator[list[Step]]:
+    """Group layers: `size` of them, then twice as many each time, within the bytes of `budget`."""
+    stage: list[Step] = []
+    nbytes = 0
+    for step in steps:
+        stage.append(step)
+        nbytes += step.weight.nbytes
+        if len(stage) >= size or nbytes >= budget:
+            yield stage
+            stage, nbytes, size = [], 0, 2 * size
+    if stage:
+        yield stage
+
+
+def _prefetched(stages: Iterator[list[Step]]) -> Iterator[list[Step]]:
+    """Make the next stage while the current one is being computed."""
+    with ThreadPoolExecutor(1, "gbdnn-prefetch") as pool:
+        coming = pool.submit(next, stages, None)
+        while (stage := coming.result()) is not None:
+            coming = pool.submit(next, stages, None)
+            yield stage
+
+
+def _load_inputs(
+    inputs: Inputs, start: int, stop: int, widest: int, buffers: _Buffers
+) -> tuple[Array, Array]:
+    Y = buffers.next(inputs.features, stop - start)
+    inputs.load(start, stop, Y[:, : stop - start])
+    Y[:, stop - start :] = 0
+    return np.arange(start, stop), Y
+
+
+def _load_pieces(pieces: list[Block], buffers: _Buffers) -> tuple[Array, Array]:
+    ids = np.concatenate([piece.ids for piece in pieces])
+    Y = buffers.next(len(pieces[0].Y), len(ids))
+    left = 0
+    for piece in pieces:
+        Y[:, left : left + len(piece.ids)] = piece.Y
+        left += len(piece.ids)
+    Y[:, left:] = 0
+    return ids, Y
+
+
+def _merged(blocks: list[Block], width: int) -> Iterator[list[Block]]:
+    """Cut and join blocks to groups of `width` columns."""
+    group: list[Block] = []
+    room = width
+    for block in blocks:
+        start = 0
+        while start < len(block.ids):
+            part = slice(start, start + room)
+            group.append(Block(block.ids[part], block.Y[:, part]))
+            start += len(group[-1].ids)
+            room -= len(group[-1].ids)
+            if not room:
+                yield group
+                group, room = [], width
+    if group:
+        yield group
+
+
+def prepare_step(backend: Backend, affine: Affine) -> Step:
+    """Bring a layer into the backend's form."""
+    weight = affine.weight
+    return Step(
+        backend.prepare(weight),
+        affine.bias,
+        affine.activation,
+        int(weight.shape[1]),
+        int(weight.shape[0]),
+        weight.nnz if isinstance(weight, CSR) else int(weight.size),
+        constants_kept(weight, affine.bias, affine.activation),
+    )
+
+
+def _ignore(done: int) -> None:
+    """Take no notice."""
+
+
+def _padded(width: int) -> int:
+    return -(-width // LANES) * LANES if width > LANES // 2 else width

@@ -1,0 +1,338 @@
+"""Networks: a chain of layers, and `predict`, which takes a batch through it on a backend."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gbdnn import executor
+from gbdnn.backends import get_backend
+from gbdnn.backends.base import Backend
+from gbdnn.errors import DtypeError, InputError, MemoryBudgetError, ShapeError
+from gbdnn.executor import Affine, Step
+from gbdnn.inputs import as_inputs
+from gbdnn.layers import Activation, Identity, Linear, activation
+from gbdnn.memory import available_bytes, check_threads
+from gbdnn.progress import bar
+from gbdnn.sparse import CSR
+
+__all__ = ["Network", "Summary"]
+
+Array = npt.NDArray[Any]
+
+
+class Network:
+    """Y_{k+1} = h_k(W_k Y_k + b_k) for k = 0 ... L-1 (Kepner et al. 2017, section II).
+
+    Parameters
+    ----------
+    layers : iterable of Linear, activations and names of activations
+        Starts with a `Linear`; each takes what the one before gives. For example
+        ``Network([Linear(W0, b0), "relu", Linear(W1, b1), "softmax"])``.
+
+    Raises
+    ------
+    ShapeError
+        If two layers do not chain.
+    DtypeError
+        If the layers' dtypes differ, or an element is not a layer.
+    """
+
+    def __init__(self, layers: Iterable[Linear | Activation | str]) -> None:
+        self.layers = tuple(_as_layer(layer, k) for k, layer in enumerate(_sequence(layers)))
+        self._linears = [layer for layer in self.layers if isinstance(layer, Linear)]
+        _check_chain(self.layers, self._linears)
+        self._affines = tuple(_affines(self.layers))
+        self._prepared: dict[str, list[Step]] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def in_features(self) -> int:
+        """Values in a sample."""
+        return self._linears[0].in_features
+
+    @property
+    def out_features(self) -> int:
+        """Values in a result."""
+        return self._linears[-1].out_features
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float32 or float64: what the network computes in and returns."""
+        return self._linears[0].dtype
+
+    @property
+    def edges(self) -> int:
+        """Multiply-adds per sample: stored weights of all layers."""
+        return sum(layer.edges for layer in self._linears)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of weights and biases as the layers hold them."""
+        return sum(layer.weight.nbytes + layer.bias.nbytes for layer in self._linears)
+
+    def __repr__(self) -> str:
+        return f"Network({', '.join(map(repr, self.layers))})"
+
+    def astype(self, dtype: npt.DTypeLike) -> Network:
+        """Return the network in another float dtype."""
+        return Network(
+            layer.astype(dtype) if isinstance(layer, Linear) else layer for layer in self.layers
+        )
+
+    def predict(
+        self,
+        X: Any,
+        *,
+        backend: str = "graphblas",
+        batch_size: int | None = None,
+        threads: int | None = None,
+        progress: bool | Callable[[int], None] = False,
+        check_finite: bool = True,
+        skip: bool = True,
+    ) -> Array:
+        """Return the last layer's output for each sample.
+
+        Parameters
+        ----------
+        X : array_like or scipy sparse, shape (n_samples, in_features)
+            Any real dtype and memory order; never modified, a sparse batch is never made dense.
+        backend : str
+            A name in `gbdnn.backends.BACKENDS`.
+        batch_size : int, optional
+            Samples that go through the layers together (the tile); default what is fastest.
+        threads : int, optional
+            Default all cores.
+        progress : bool or callable
+            True draws a bar on standard error; a callable gets the number of (sample, layer)
+            pairs just done, from any thread.
+        check_finite : bool
+            Refuse NaN and infinity in X. Without the check they spread as the backend's arithmetic
+            has it; a sparse weight does not multiply its absent entries.
+        skip : bool
+            Do not compute columns that no later layer changes; exact (`gbdnn.skipping`).
+
+        Returns
+        -------
+        ndarray of `self.dtype`, shape (n_samples, out_features), C-contiguous
+
+        Raises
+        ------
+        ShapeError, DtypeError, NonFiniteError, SparseFormatError
+            If X does not fit.
+        UnknownNameError
+            If there is no such backend.
+        MemoryBudgetError
+            If the result, or the backend's form of the weights, would not fit into memory.
+
+        Notes
+        -----
+        May be called from several threads at once. The backend's form of the weights is made at
+        the first call and kept.
+        """
+        chosen = get_backend(backend)
+        inputs = as_inputs(X, self.in_features, self.dtype, finite=check_finite)
+        out = _output(inputs.count, self.out_features, self.dtype)
+        options: dict[str, Any] = {
+            "backend": chosen,
+            "threads": check_threads(threads),
+            "width": _check_batch_size(batch_size),
+            "skip": skip,
+        }
+        sink = _ArraySink(out)
+        if progress is True:
+            with bar("predict", inputs.count * self.depth) as advance:
+                executor.run(self, inputs, sink, progress=advance, **options)
+        else:
+            executor.run(self, inputs, sink, progress=progress or None, **options)
+        return out
+
+    def summary(self) -> Summary:
+        """Return a table of the layers: shape, non-zeros, density, bytes, edges."""
+        return Summary(tuple(_row(k, layer) for k, layer in enumerate(self.layers)))
+
+    # -- what the executor asks of a source of layers ----------------------------------------------
+
+    lazy = False
+    keeps: frozenset[float] = frozenset()
+
+    @property
+    def depth(self) -> int:
+        """Number of linear layers."""
+        return len(self._affines)
+
+    @property
+    def widest(self) -> int:
+        """Largest number of features anywhere in the network."""
+        return max(self.in_features, *(layer.out_features for layer in self._linears))
+
+    def steps(self, backend: Backend, start: int = 0) -> Iterator[Step]:
+        """Yield the layers in the backend's form, made once and kept."""
+        with self._lock:
+            if backend.name not in self._prepared:
+                self._prepared[backend.name] = [
+                    executor.prepare_step(backend, affine) for affine in self._affines
+                ]
+        return iter(self._prepared[backend.name][start:])
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A network's layers as rows; prints as a table."""
+
+    rows: tuple[dict[str, Any], ...]
+
+    @property
+    def total(self) -> dict[str, Any]:
+        """Sums over the layers."""
+        linear = [row for row in self.rows if row["edges"]]
+        places = sum(row["out_features"] * row["in_features"] for row in linear)
+        edges = sum(row["edges"] for row in self.rows)
+        nnz = sum(row["nnz"] for row in self.rows)
+        nbytes = sum(row["bytes"] for row in self.rows)
+        density = nnz / places if places else 0.0
+        return {"nnz": nnz, "density": density, "bytes": nbytes, "edges": edges}
+
+    def __str__(self) -> str:
+        head = ("layer", "kind", "shape (out x in)", "nnz", "density", "bytes", "edges")
+        lines = [(str(row["layer"]), row["kind"], _shape(row), *_numbers(row)) for row in self.rows]
+        table = [head, *lines, ("total", "", "", *_numbers(self.total))]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        return "\n".join(
+            "  ".join(
+                cell.ljust(width) if k < 3 else cell.rjust(width)
+                for k, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in table
+        )
+
+    __repr__ = __str__
+
+
+@dataclass(frozen=True, eq=False)
+class _ArraySink:
+    """Collects results in a (n_samples, out_features) array."""
+
+    out: Array
+
+    def write(self, ids: Array, Y: Array) -> None:
+        """Store columns as rows."""
+        if len(ids) and ids[-1] - ids[0] + 1 == len(ids) and (np.diff(ids) == 1).all():
+            self.out[ids[0] : ids[-1] + 1] = Y.T
+        else:
+            self.out[ids] = Y.T
+
+    def fill(self, ids: Array, value: float) -> None:
+        """Store constant rows."""
+        self.out[ids] = value
+
+
+def _shape(row: dict[str, Any]) -> str:
+    return f"{row['out_features']} x {row['in_features']}" if row["edges"] else ""
+
+
+def _numbers(row: dict[str, Any]) -> tuple[str, str, str, str]:
+    if not row["edges"]:
+        return "", "", "", ""
+    return f"{row['nnz']:,}", f"{row['density']:.4%}", f"{row['bytes']:,}", f"{row['edges']:,}"
+
+
+def _row(number: int, layer: Linear | Activation) -> dict[str, Any]:
+    row: dict[str, Any] = {"layer": number, "kind": type(layer).__name__}
+    if not isinstance(layer, Linear):
+        return row | {"in_features": 0, "out_features": 0, "nnz": 0, "density": 0.0} | {
+            "bytes": 0, "edges": 0,
+        }  # fmt: skip
+    weight = layer.weight
+    nnz = weight.nnz if isinstance(weight, CSR) else int(np.count_nonzero(weight))
+    return row | {
+        "in_features": layer.in_features,
+        "out_features": layer.out_features,
+        "nnz": nnz,
+        "density": nnz / (layer.in_features * layer.out_features),
+        "bytes": weight.nbytes + layer.bias.nbytes,
+        "edges": layer.edges,
+    }
+
+
+def _sequence(layers: Any) -> list[Any]:
+    if isinstance(layers, str | Linear) or not isinstance(layers, Iterable):
+        raise DtypeError("layers", "a list of layers", type(layers).__name__)
+    return list(layers)
+
+
+def _as_layer(layer: Any, number: int) -> Linear | Activation:
+    if isinstance(layer, str):
+        return activation(layer)
+    if isinstance(layer, Linear | Activation):
+        return layer
+    raise DtypeError(
+        f"layers[{number}]", "a Linear, an activation or its name", type(layer).__name__,
+        "Wrap weights as gbdnn.Linear(weight, bias).",
+    )  # fmt: skip
+
+
+def _check_chain(layers: tuple[Linear | Activation, ...], linears: list[Linear]) -> None:
+    if not layers or not isinstance(layers[0], Linear):
+        got = type(layers[0]).__name__ if layers else "nothing"
+        raise InputError("layers", "a Linear as the first layer", got)
+    for k, (left, right) in enumerate(pairwise(linears)):
+        if left.out_features != right.in_features:
+            raise ShapeError(
+                f"layers: Linear number {k + 1}",
+                f"{left.out_features} in_features, the out_features of the one before",
+                f"{right.in_features}",
+                "Weights have the shape (out_features, in_features); a transposed one does this.",
+            )
+        if left.dtype != right.dtype:
+            raise DtypeError(
+                f"layers: Linear number {k + 1}", f"{left.dtype} as before", f"{right.dtype}",
+                "Give all layers the same dtype=.",
+            )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """Several activations, one after the other."""
+
+    parts: tuple[Activation, ...]
+    clamp: tuple[float, float] | None = None
+
+    def apply(self, Z: Array) -> None:
+        for part in self.parts:
+            part.apply(Z)
+
+
+def _affines(layers: tuple[Linear | Activation, ...]) -> Iterator[Affine]:
+    """Join each Linear with the activations that follow it."""
+    starts = [k for k, layer in enumerate(layers) if isinstance(layer, Linear)]
+    for start, stop in pairwise([*starts, len(layers)]):
+        linear = layers[start]
+        assert isinstance(linear, Linear)
+        after = [layer for layer in layers[start + 1 : stop] if not isinstance(layer, Linear)]
+        h = after[0] if len(after) == 1 else _Chain(tuple(after)) if after else Identity()
+        yield Affine(linear.weight, linear.bias, h)
+
+
+def _check_batch_size(batch_size: Any) -> int | None:
+    if batch_size is None:
+        return None
+    if isinstance(batch_size, bool) or not hasattr(batch_size, "__index__") or batch_size < 1:
+        raise InputError("batch_size", "a whole number from 1 up, or None", repr(batch_size))
+    return int(batch_size)
+
+
+def _output(samples: int, features: int, dtype: np.dtype[Any]) -> Array:
+    nbytes, free = samples * features * dtype.itemsize, available_bytes()
+    if nbytes > free:
+        raise MemoryBudgetError(
+            "X", f"a result that fits into the {free:,} bytes that are free",
+            f"{samples} x {features} values, {nbytes:,} bytes", "Predict in parts.",
+        )  # fmt: skip
+    return np.empty((samples, features), dtype)
