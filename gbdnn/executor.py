@@ -98,11 +98,16 @@ class Sink(Protocol):
 
 @dataclass
 class Work:
-    """What a run did: edges = stored weights x columns; effective ones were computed."""
+    """What a run did: edges = stored weights x columns; effective ones were computed.
+
+    `seconds` is the whole time, `waited` the part of it that was spent waiting for layers which a
+    lazy source had not made or read yet.
+    """
 
     nominal_edges: int = 0
     effective_edges: int = 0
     seconds: float = 0.0
+    waited: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +161,7 @@ def run(
         with this:
             _run_tiles(this, inputs, budget)
     nominal = source.edges * inputs.count
-    return Work(nominal, this.effective_edges, time.perf_counter() - begin)
+    return Work(nominal, this.effective_edges, time.perf_counter() - begin, this.waited)
 
 
 class _Run:
@@ -174,7 +179,7 @@ class _Run:
     ) -> None:
         self.backend, self.source, self.sink = backend, source, sink
         self.threads, self.width, self.skip, self.advance = threads, width, skip, advance
-        self.effective_edges = 0
+        self.effective_edges, self.waited = 0, 0.0
         self.parked: dict[float, list[Array]] = {}
         self.lock = threading.Lock()
         self.local = threading.local()
@@ -191,7 +196,7 @@ class _Run:
 
     def map(self, task: Callable[[int, Tile], Block | None], tiles: list[Tile]) -> list[Block]:
         """Run the tiles on the workers; with fewer tiles than workers split each tile's rows."""
-        if len(tiles) < max(self.threads, 2):
+        if len(tiles) < self.threads or self.threads == 1:
             found = [task(self.threads, tile) for tile in tiles]
         else:
             self.pool = self.pool or ThreadPoolExecutor(self.threads, "gbdnn")
@@ -238,7 +243,9 @@ def _run_tiles(this: _Run, inputs: Inputs, budget: int) -> None:
         size = source.depth  # nothing to merge: one stage, as far as memory goes
     else:
         size = 2 if inputs.count <= capacity else 32
+    begin = time.perf_counter()
     head = next(_stages(source.steps(this.backend), size, budget))
+    this.waited += time.perf_counter() - begin if source.lazy else 0.0
     waiting: list[Block] = []
     for start in range(0, inputs.count, capacity):
         stop = min(start + capacity, inputs.count)
@@ -256,7 +263,7 @@ def _run_tiles(this: _Run, inputs: Inputs, budget: int) -> None:
 def _finish(this: _Run, blocks: list[Block], stages: Iterator[list[Step]], done: int) -> None:
     """Take blocks through the remaining stages, then hand out what is parked."""
     depth = this.source.depth
-    for stage in _prefetched(stages) if this.source.lazy else stages:
+    for stage in _prefetched(this, stages) if this.source.lazy else stages:
         kept = frozenset.intersection(*(step.keeps for step in stage))
         for value in [value for value in this.parked if value not in kept]:
             ids = np.concatenate(this.parked.pop(value))
@@ -376,11 +383,16 @@ def _stages(steps: Iterable[Step], size: int, budget: int) -> Iterator[list[Step
         yield stage
 
 
-def _prefetched(stages: Iterator[list[Step]]) -> Iterator[list[Step]]:
+def _prefetched(this: _Run, stages: Iterator[list[Step]]) -> Iterator[list[Step]]:
     """Make the next stage while the current one is being computed."""
     with ThreadPoolExecutor(1, "gbdnn-prefetch") as pool:
         coming = pool.submit(next, stages, None)
-        while (stage := coming.result()) is not None:
+        while True:
+            begin = time.perf_counter()
+            stage = coming.result()
+            this.waited += time.perf_counter() - begin
+            if stage is None:
+                return
             coming = pool.submit(next, stages, None)
             yield stage
 

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gbdnn.errors import NonFiniteError, ShapeError
-from gbdnn.sparse import CSR, as_csr, check_finite, check_real, numeric_array
+from gbdnn.foreign import numeric_array
+from gbdnn.sparse import CSR, as_csr, check_finite
 
 __all__ = ["BitInputs", "DenseInputs", "Inputs", "SparseInputs", "as_inputs"]
 
@@ -160,9 +161,6 @@ def as_inputs(
 
 
 def _sparse_batch(X: Any, dtype: np.dtype[Any], finite: bool, name: str) -> CSR:
-    if isinstance(X, CSR):
-        return X.astype(dtype)
-    check_real(name, X.dtype)
     try:
         return as_csr(X, dtype=dtype, name=name, finite=finite)
     except NonFiniteError as error:

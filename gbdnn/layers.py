@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ import numpy.typing as npt
 
 from gbdnn import functional
 from gbdnn.errors import InputError, ShapeError, choose
-from gbdnn.sparse import CSR, as_csr, as_float_dtype, check_finite, numeric_array
+from gbdnn.foreign import numeric_array
+from gbdnn.sparse import CSR, as_csr, as_float_dtype, check_finite
 
 __all__ = [
     "ACTIVATIONS",
@@ -124,7 +126,7 @@ class ReLU(_Elementwise):
     cap: float | None = None
 
     def __post_init__(self) -> None:
-        if self.cap is not None and not self.cap > 0:
+        if self.cap is not None and not (isinstance(self.cap, Real) and self.cap > 0):
             raise InputError("cap", "a positive number or None", repr(self.cap))
 
     @property
@@ -144,7 +146,7 @@ class LeakyReLU(_Elementwise):
     negative_slope: float = 0.01
 
     def __post_init__(self) -> None:
-        if not np.isfinite(self.negative_slope):
+        if not (isinstance(self.negative_slope, Real) and np.isfinite(float(self.negative_slope))):
             raise InputError("negative_slope", "a finite number", repr(self.negative_slope))
 
     def apply(self, Z: Array) -> None:
@@ -218,7 +220,7 @@ def _bias(bias: Any, out_features: int, dtype: np.dtype[Any]) -> Array:
     if array.shape not in ((), (out_features,)):
         expected = f"a number or a vector of length {out_features} (out_features)"
         raise ShapeError("bias", expected, f"shape {array.shape}")
-    return _frozen("bias", array, dtype)
+    return _frozen("bias", array + 0, dtype)  # -0.0 becomes 0.0: skipping would show the difference
 
 
 def _frozen(name: str, array: Array, dtype: np.dtype[Any]) -> Array:

@@ -15,17 +15,24 @@ import numpy.typing as npt
 
 from gbdnn.errors import (
     DtypeError,
-    InputError,
     MemoryBudgetError,
     NonFiniteError,
     ShapeError,
     SparseFormatError,
 )
+from gbdnn.foreign import (
+    Parts,
+    check_compressed,
+    check_shape,
+    from_graphblas,
+    from_scipy,
+    numeric_array,
+)
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
-__all__ = ["CSR", "as_csr", "as_float_dtype", "check_finite", "numeric_array", "transpose"]
+__all__ = ["CSR", "as_csr", "as_float_dtype", "check_finite", "transpose"]
 
 Array = npt.NDArray[Any]
 DENSE_LIMIT = 1 << 30  # bytes that may be made dense without being asked
@@ -63,7 +70,15 @@ class CSR:
     shape: tuple[int, int]
 
     def __post_init__(self) -> None:
-        _check_compressed("CSR", self.indptr, self.indices, self.values, self.shape, iso=True)
+        object.__setattr__(self, "shape", check_shape("CSR.shape", self.shape))
+        check_compressed("CSR", self.indptr, self.indices, self.values, self.shape, iso=True)
+        nnz, kind = int(self.indptr[-1]), self.indptr.dtype
+        if len(self.indices) != nnz or self.values.shape not in ((nnz,), (1,)):
+            got = f"{self.indices.shape} and {self.values.shape}"
+            raise SparseFormatError("CSR", f"indices and values of shape ({nnz},)", got)
+        if kind != self.indices.dtype or kind not in (np.int32, np.int64):
+            got = f"{kind} and {self.indices.dtype}"
+            raise DtypeError("CSR.indptr, CSR.indices", "int32 or int64, both the same", got)
         if not _is_canonical(self.indptr, self.indices):
             raise SparseFormatError(
                 "CSR", "ascending, distinct indices in each row", "unsorted or repeated ones",
@@ -128,7 +143,10 @@ class CSR:
 
     def astype(self, dtype: npt.DTypeLike) -> CSR:
         """Return the matrix with values of another float dtype; indices are shared."""
-        values = _cast("values", self.values, as_float_dtype(dtype))
+        return self._converted("values", as_float_dtype(dtype), finite=True)
+
+    def _converted(self, name: str, dtype: np.dtype[Any], finite: bool) -> CSR:
+        values = _cast(name, self.values, dtype, finite)
         return CSR.unchecked(self.indptr, self.indices, values, self.shape)
 
     def to_scipy(self) -> sp.csr_array:
@@ -211,15 +229,23 @@ def as_csr(
         Indices out of range, repeated, or arrays that are too short.
     NonFiniteError
         NaN or infinite values.
+    MemoryBudgetError
+        More (empty) rows than fit into memory.
     """
     import scipy.sparse as sp
 
     if isinstance(matrix, CSR):
-        return matrix if dtype is None or matrix.dtype == dtype else matrix.astype(dtype)
+        if finite:
+            check_finite(name, matrix.values)
+        same = dtype is None or matrix.dtype == as_float_dtype(dtype)
+        return matrix if same else matrix._converted(name, as_float_dtype(dtype), finite)
+    parts = None
     if type(matrix).__module__.partition(".")[0] == "graphblas":
-        matrix = _from_graphblas(matrix, name)
-    if sp.issparse(matrix):
-        return _from_scipy(matrix, dtype, name, finite)
+        parts = from_graphblas(matrix, name)
+    elif sp.issparse(matrix):
+        parts = from_scipy(matrix, name)
+    if parts is not None:
+        return _canonical(name, parts, _float_dtype_of(parts[2], dtype), finite)
     dense = numeric_array(matrix, name)
     if dense.ndim != 2:
         raise ShapeError(name, "2 dimensions", f"shape {dense.shape}")
@@ -228,7 +254,7 @@ def as_csr(
     index = _index_dtype(len(rows), values.shape)
     indptr = np.zeros(values.shape[0] + 1, index)
     np.cumsum(np.bincount(rows, minlength=values.shape[0]), out=indptr[1:])
-    return CSR.unchecked(indptr, columns.astype(index), values[rows, columns], _pair(values.shape))
+    return CSR.unchecked(indptr, columns.astype(index), values[rows, columns], values.shape)
 
 
 def transpose(matrix: CSR) -> tuple[CSR, Array]:
@@ -273,122 +299,24 @@ def check_finite(name: str, values: Array, fix: str = "") -> None:
         raise NonFiniteError(name, "finite values", got, fix)
 
 
-def numeric_array(values: Any, name: str) -> Array:
-    """Return `values` as an ndarray of real numbers or bools; no copy if it already is one."""
-    if np.ma.isMaskedArray(values) and np.ma.is_masked(values):
-        raise InputError(name, "every value given", "a masked array", "Fill the masked values.")
-    try:
-        array = np.asarray(values)
-    except (ValueError, TypeError) as error:
-        raise DtypeError(
-            name, "an array of real numbers", f"{type(values).__name__} ({error})"
-        ) from None
-    check_real(name, array.dtype)
-    return array
-
-
-def check_real(name: str, dtype: np.dtype[Any]) -> None:
-    """Raise `DtypeError` unless `dtype` is bool, integer or real floating."""
-    if dtype.kind not in "biuf":
-        raise DtypeError(
-            name, "real numbers (float32, float64; bool, integers and float16 are converted)",
-            f"dtype {dtype}", "Convert with .astype(numpy.float32).",
-        )  # fmt: skip
-
-
-# -- what comes from outside -----------------------------------------------------------------------
-
-
-def _from_scipy(matrix: Any, dtype: npt.DTypeLike | None, name: str, finite: bool) -> CSR:
-    if matrix.ndim != 2:
-        raise ShapeError(name, "2 dimensions", f"shape {matrix.shape}")
-    check_real(name, matrix.dtype)
-    if matrix.format in ("csr", "csc", "bsr"):  # looked at before scipy's compiled code reads it
-        major, minor = matrix.shape if matrix.format != "csc" else matrix.shape[::-1]
-        if matrix.format == "bsr":
-            block = matrix.data.shape[1:] if matrix.data.ndim == 3 else (0, 0)
-            if min(block) < 1 or major % block[0] or minor % block[1]:
-                raise SparseFormatError(name, "blocks that divide the shape", f"blocks {block}")
-            major, minor = major // block[0], minor // block[1]
-        _check_compressed(name, matrix.indptr, matrix.indices, matrix.data, (major, minor))
-    elif matrix.format == "coo":
-        _check_coordinates(name, matrix)
-    try:
-        csr = matrix.tocsr(copy=False)
-    except (ValueError, IndexError, TypeError, OverflowError) as error:
-        raise SparseFormatError(name, f"a consistent {matrix.format} matrix", str(error)) from None
-    nnz = int(csr.indptr[-1])
-    _check_compressed(name, csr.indptr, csr.indices, csr.data, csr.shape)
-    values = _cast(name, csr.data[:nnz], _float_dtype_of(csr.data, dtype), finite)
-    index = _index_dtype(nnz, csr.shape)
-    indptr, indices = np.array(csr.indptr, index), np.array(csr.indices[:nnz], index)
+def _canonical(name: str, parts: Parts, dtype: np.dtype[Any], finite: bool) -> CSR:
+    """Return checked parts as a CSR of their own memory: cast, and sorted where they are not."""
+    raw, columns, values, shape = parts
+    cast = _cast(name, values, dtype, finite)
+    index = _index_dtype(len(columns), shape)
+    indptr, indices = np.array(raw, index), np.array(columns, index)
     if not _is_canonical(indptr, indices):
-        rows = np.repeat(np.arange(csr.shape[0]), np.diff(indptr))
+        rows = np.repeat(np.arange(shape[0]), np.diff(indptr))
         order = np.lexsort((indices, rows))
-        indices, values = indices[order], values[order]
+        indices, cast = indices[order], cast[order]
         if not _is_canonical(indptr, indices):
             raise SparseFormatError(
                 name, "each place at most once", "repeated entries",
                 "Call .sum_duplicates() on it if adding them is what you mean.",
             )  # fmt: skip
-    if np.shares_memory(values, matrix.data if matrix.format == "csr" else values[:0]):
-        values = values.copy()
-    return CSR.unchecked(indptr, indices, values, _pair(csr.shape))
-
-
-def _from_graphblas(matrix: Any, name: str) -> Any:
-    import scipy.sparse as sp
-
-    if getattr(matrix, "ndim", None) != 2 or not hasattr(matrix, "to_csr"):
-        raise ShapeError(name, "a graphblas.Matrix", type(matrix).__name__)
-    check_real(name, matrix.dtype.np_type)
-    indptr, indices, values = matrix.to_csr()
-    shape = (int(matrix.nrows), int(matrix.ncols))
-    signed = (indptr.astype(np.int64), indices.astype(np.int64))
-    return sp.csr_array((values, signed[1], signed[0]), shape=shape)
-
-
-def _check_compressed(
-    name: str, indptr: Any, indices: Any, values: Any, shape: tuple[int, ...], *, iso: bool = False
-) -> None:
-    """Check that (indptr, indices, values) describe a matrix of `shape`; order is not looked at."""
-
-    def refuse(expected: str, got: str) -> None:
-        raise SparseFormatError(name, expected, got, "The matrix is damaged: build it again.")
-
-    for label, part in (("indptr", indptr), ("indices", indices)):
-        if not isinstance(part, np.ndarray) or part.ndim != 1 or part.dtype.kind not in "iu":
-            refuse(f"{label} as a vector of integers", _describe(part))
-    if not isinstance(values, np.ndarray) or values.ndim not in (1, 3):
-        refuse("data as a vector", _describe(values))
-    rows, columns = shape
-    if rows < 0 or columns < 0 or len(indptr) != rows + 1:
-        refuse(f"indptr of length {rows + 1} for {rows} rows", f"length {len(indptr)}")
-    if indptr[0] != 0 or (indptr[1:] < indptr[:-1]).any():
-        refuse("indptr that starts at 0 and never falls", "one that does not")
-    nnz = int(indptr[-1])
-    one = iso and len(values) == 1
-    if len(indices) < nnz or (len(values) < nnz and not one):
-        refuse(f"{nnz} indices and data values", f"{len(indices)} and {len(values)}")
-    if nnz:
-        low, high = int(indices[:nnz].min()), int(indices[:nnz].max())
-        if low < 0 or high >= columns:
-            refuse(f"column indices from 0 to {columns - 1}", f"{low} to {high}")
-
-
-def _check_coordinates(name: str, matrix: Any) -> None:
-    row, column = matrix.row, matrix.col
-    if not len(row) == len(column) == len(matrix.data):
-        raise SparseFormatError(
-            name,
-            "row, col and data of one length",
-            f"{len(row)}, {len(column)}, {len(matrix.data)}",
-        )
-    for label, part, size in (("row", row, matrix.shape[0]), ("col", column, matrix.shape[1])):
-        if len(part) and (part.min() < 0 or part.max() >= size):
-            raise SparseFormatError(
-                name, f"{label} indices from 0 to {size - 1}", f"{part.min()} to {part.max()}"
-            )
+    if np.may_share_memory(cast, values):
+        cast = cast.copy()
+    return CSR.unchecked(indptr, indices, cast, shape)
 
 
 def _is_canonical(indptr: Array, indices: Array) -> bool:
@@ -422,13 +350,3 @@ def _cast(name: str, values: Array, dtype: np.dtype[Any], finite: bool = True) -
 
 def _index_dtype(nnz: int, shape: tuple[int, ...]) -> np.dtype[Any]:
     return np.dtype(np.int32 if max(nnz, *shape) < 2**31 else np.int64)
-
-
-def _pair(shape: tuple[int, ...]) -> tuple[int, int]:
-    return int(shape[0]), int(shape[1])
-
-
-def _describe(part: Any) -> str:
-    if isinstance(part, np.ndarray):
-        return f"{part.dtype} of shape {part.shape}"
-    return type(part).__name__

@@ -35,6 +35,11 @@ def is_blocking() -> bool:
     return bool(_blocking)
 
 
+def fork_guard_installed() -> bool:
+    """True once GraphBLAS has been started by this module, which registers the guard."""
+    return _module is not None
+
+
 def _start() -> tuple[Any, bool]:
     import graphblas as gb
 

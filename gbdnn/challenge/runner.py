@@ -1,0 +1,296 @@
+"""Run a network of the Sparse DNN Graph Challenge and check its result (arXiv:1909.05631)."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gbdnn import executor
+from gbdnn.backends import get_backend
+from gbdnn.backends.base import Backend
+from gbdnn.challenge import files, images
+from gbdnn.challenge.generate import Spec, layers
+from gbdnn.challenge.images import InputBits
+from gbdnn.environment import versions
+from gbdnn.errors import InputError
+from gbdnn.executor import Affine, Step
+from gbdnn.layers import ReLU
+from gbdnn.memory import available_bytes, check_threads, peak_rss_bytes
+from gbdnn.sparse import CSR
+
+__all__ = ["ChallengeInputs", "Result", "load_inputs", "run"]
+
+Array = npt.NDArray[Any]
+Progress = Callable[[int], None]
+# Non-zeros of the 60,000 official inputs (arXiv:1909.05631, Table I), by which they are recognised
+OFFICIAL_NNZ = {1024: 6_374_505, 4096: 25_019_051, 16384: 98_858_913, 65536: 392_191_985}
+OFFICIAL_COUNT = 60_000
+# of the official neuron1024-l120-categories.tsv; the longer networks have the same categories
+CATEGORIES_SHA256 = {1024: "a006e26755ca317ecf629035972137457705f20e3139b7796a2f9e9d58c8f4e1"}
+ORACLE_EDGES = 4_000_000_000  # work that the comparison with the oracle may take
+ORACLE_SAMPLES = 64
+
+
+@dataclass(frozen=True, eq=False)
+class ChallengeInputs:
+    """The inputs of a run: `bits`, where they come from, and whether they are the official ones."""
+
+    bits: InputBits
+    origin: str
+    official: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a run gave. `record` has what ``gbdnn challenge run --json`` prints."""
+
+    categories: Array
+    record: dict[str, Any]
+
+
+def load_inputs(
+    neurons: int, *, path: Path | None = None, data: Path | None = None, limit: int | None = None
+) -> ChallengeInputs:
+    """Find the inputs: a file, else official ones in `data`, else MNIST in the cache, else digits.
+
+    Parameters
+    ----------
+    neurons : int
+        Features of an input, the square of the enlarged images' side.
+    path : Path, optional
+        Images (.npz, idx, idx.gz), or inputs in the official form (.tsv, .tsv.gz).
+    data : Path, optional
+        A folder that may hold ``sparse-images-{neurons}.tsv``.
+    limit : int, optional
+        Use the first `limit` inputs only; all are transformed together before.
+    """
+    if limit is not None and limit < 1:
+        raise InputError("limit", "a whole number from 1 up", repr(limit))
+    bits, origin = _find_inputs(neurons, path, data)
+    official = bits.count == OFFICIAL_COUNT and bits.nnz == OFFICIAL_NNZ[neurons]
+    return ChallengeInputs(bits if limit is None else bits.take(limit), origin, official)
+
+
+def run(
+    spec: Spec,
+    inputs: ChallengeInputs,
+    *,
+    backend: str = "graphblas",
+    threads: int | None = None,
+    skip: bool = True,
+    data: Path | None = None,
+    truth: Path | None = None,
+    load_progress: Progress | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Run one network and compare the categories with what is known.
+
+    Parameters
+    ----------
+    data : Path, optional
+        Read the weights from official files there instead of generating them.
+    truth : Path, optional
+        A file with the right categories.
+    load_progress, progress : callable, optional
+        Get the number of layers just loaded, and of (input, layer) pairs just computed.
+
+    Returns
+    -------
+    Result
+        Its `passed` is True or False if `truth` is given or the inputs are the official ones (the
+        counts of arXiv:1909.05631; at 1,024 neurons also the official file's digest), else None.
+    """
+    engine, threads = get_backend(backend), check_threads(threads)
+    known = None if truth is None else files.read_categories(truth)
+    source = _Source(spec, data)
+    begin = time.perf_counter()
+    source.load(engine, load_progress)
+    load_seconds = time.perf_counter() - begin
+    sink = _ColumnSums(inputs.bits.count, spec.neurons)
+    work = executor.run(
+        source, inputs.bits, sink, backend=engine, threads=threads, skip=skip, progress=progress
+    )
+    categories = np.flatnonzero(sink.alive) + 1
+    digest = hashlib.sha256(files.categories_bytes(categories)).hexdigest()
+    record = {
+        "neurons": spec.neurons,
+        "layers": spec.layers,
+        "inputs": inputs.bits.count,
+        "backend": backend,
+        "threads": threads,
+        "load_seconds": load_seconds + work.waited,
+        "seconds": work.seconds - work.waited,
+        "nominal_edges": work.nominal_edges,
+        "effective_edges": work.effective_edges,
+        "nominal_edges_per_second": work.nominal_edges / (work.seconds - work.waited),
+        "effective_edges_per_second": work.effective_edges / (work.seconds - work.waited),
+        "categories": len(categories),
+        "categories_sha256": digest,
+        "passed": _judge(spec, inputs, categories, digest, known),
+        "peak_rss_bytes": peak_rss_bytes(),
+        "versions": versions(),
+        "origin": inputs.origin,
+        "skip": skip,
+        "oracle": _compare_with_oracle(source, inputs.bits, sink),
+    }
+    return Result(categories, record)
+
+
+def _judge(
+    spec: Spec, inputs: ChallengeInputs, categories: Array, digest: str, known: Array | None
+) -> bool | None:
+    count = inputs.bits.count
+    if known is not None:
+        return bool(np.array_equal(categories, known[known <= count]))
+    if not inputs.official or count != OFFICIAL_COUNT or spec.known_categories is None:
+        return None
+    right = len(categories) == spec.known_categories
+    return right and CATEGORIES_SHA256.get(spec.neurons, digest) == digest
+
+
+def _find_inputs(neurons: int, path: Path | None, data: Path | None) -> tuple[InputBits, str]:
+    side = int(np.sqrt(neurons))
+    if path is not None:
+        if path.name.removesuffix(".gz").endswith((".tsv", ".mtx")):
+            return files.read_images(path, neurons), str(path)
+        return images.cached_resize(images.load_images(path), side), str(path)
+    if data is not None and (found := files.images_path(data, neurons)).exists():
+        return files.read_images(found, neurons), str(found)
+    if (mnist := images.official_images()) is not None:
+        return images.cached_resize(mnist, side), "MNIST (cache)"
+    return images.resize(images.embedded_images(), side), "digits (embedded)"
+
+
+# -- layers for the executor -----------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class _Source:
+    """The layers of a network: in memory if they fit, else made or read on the way."""
+
+    spec: Spec
+    data: Path | None
+    lazy: bool = True
+    resident: list[Step] = field(default_factory=list)
+
+    dtype = np.dtype(np.float32)
+
+    @property
+    def depth(self) -> int:
+        """Number of layers."""
+        return self.spec.layers
+
+    @property
+    def edges(self) -> int:
+        """Stored weights of all layers."""
+        return self.spec.edges
+
+    @property
+    def widest(self) -> int:
+        """Neurons of a layer."""
+        return self.spec.neurons
+
+    @property
+    def keeps(self) -> frozenset[float]:
+        """Generated rows hold 32 weights of 1/16: they keep 0 (b < 0) and the cap (2 cap + b)."""
+        return frozenset((0.0, self.spec.cap)) if self.data is None else frozenset()
+
+    def load(self, backend: Backend, progress: Progress | None) -> None:
+        """Prepare all layers now, if they take at most a quarter of the free memory."""
+        per_edge = 4 * self.spec.neurons / 32 if backend.name == "dense" else 16
+        if self.spec.edges * per_edge > available_bytes() // 4:
+            return
+        for step in self.steps(backend):
+            self.resident.append(step)
+            if progress:
+                progress(1)
+        self.lazy = False
+
+    def weights(self, start: int = 0) -> Iterator[CSR]:
+        """Yield the weights from layer `start` on, generated or read."""
+        if self.data is None:
+            yield from layers(self.spec, start=start)
+            return
+        for k in range(start, self.spec.layers):
+            path = files.layer_path(self.data, self.spec.neurons, k + 1)
+            yield files.read_layer(path, self.spec.neurons)
+
+    def steps(self, backend: Backend, start: int = 0) -> Iterator[Step]:
+        """Yield the layers in the backend's form."""
+        if not self.lazy:
+            yield from self.resident[start:]
+            return
+        bias, h = np.array(self.spec.bias, np.float32), ReLU(self.spec.cap)
+        for weight in self.weights(start):
+            yield executor.prepare_step(backend, Affine(weight, bias, h))
+
+
+@dataclass(eq=False)
+class _ColumnSums:
+    """Keeps of each input whether anything is left of it, and the sum of its last activations."""
+
+    count: int
+    features: int
+
+    def __post_init__(self) -> None:
+        self.alive = np.zeros(self.count, bool)
+        self.sums = np.zeros(self.count)
+
+    def write(self, ids: Array, Y: Array) -> None:
+        """Take columns."""
+        self.alive[ids] = (Y != 0).any(axis=0)
+        self.sums[ids] = Y.sum(axis=0, dtype=np.float64)
+
+    def fill(self, ids: Array, value: float) -> None:
+        """Take constant columns."""
+        self.alive[ids] = value != 0
+        self.sums[ids] = value * self.features
+
+
+# -- the oracle ------------------------------------------------------------------------------------
+
+
+def _compare_with_oracle(
+    source: _Source, inputs: InputBits, sink: _ColumnSums
+) -> dict[str, Any] | None:
+    """Recompute a sample in float64 with other code; None if that would take too long.
+
+    At 1,024 neurons the weights are full matrices and the product is BLAS'; above, where a full
+    layer would take 0.1 to 34 GB, it is scipy's sparse product.
+    """
+    count = min(ORACLE_SAMPLES, ORACLE_EDGES // source.edges, inputs.count)
+    if count == 0:
+        return None
+    ids = _sample(sink.alive, count)
+    Y = np.unpackbits(inputs.select(ids).bits, axis=1)[:, : len(ids)].astype(np.float64)
+    dense = source.widest == 1024
+    for weight in source.weights():
+        W = weight.astype(np.float64)
+        Z = (W.to_dense() if dense else W.to_scipy()) @ Y + np.float64(np.float32(source.spec.bias))
+        Y = np.clip(Z, 0, source.spec.cap)
+    sums = Y.sum(axis=0)
+    difference = np.abs(sums - sink.sums[ids]).max() / max(float(sums.max()), 1.0)
+    return {
+        "kind": "dense float64" if dense else "scipy float64",
+        "samples": len(ids),
+        "survivors": int(Y.any(axis=0).sum()),
+        "agree": int((Y.any(axis=0) == sink.alive[ids]).sum()),
+        "largest_relative_difference": float(difference),
+    }
+
+
+def _sample(alive: Array, count: int) -> Array:
+    """Choose `count` inputs, half of them survivors if there are as many."""
+    rng = np.random.default_rng(0)
+    pick = partial(rng.choice, replace=False)
+    survivors, dead = np.flatnonzero(alive), np.flatnonzero(~alive)
+    some = min(len(survivors), max(count // 2, count - len(dead)))
+    return np.sort(np.concatenate([pick(survivors, some), pick(dead, count - some)]))

@@ -1,0 +1,212 @@
+"""The command line as a user meets it: real processes, standard output, exit codes."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support import SHARED, needs_shared
+
+README = Path(__file__).parents[1] / "README.md"
+KEYS = {
+    "neurons", "layers", "inputs", "backend", "threads", "load_seconds", "seconds",
+    "nominal_edges", "effective_edges", "nominal_edges_per_second", "effective_edges_per_second",
+    "categories", "categories_sha256", "passed", "peak_rss_bytes", "versions",
+}  # fmt: skip
+
+
+def gbdnn(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gbdnn.cli", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+
+
+@pytest.fixture(autouse=True)
+def _no_downloaded_mnist(tmp_path, monkeypatch):
+    monkeypatch.setenv("GBDNN_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def test_readme_commands(tmp_path):
+    """The README's shell lines that call gbdnn run as they stand there."""
+    blocks = re.findall(r"```(?:bash|console|sh)\n(.*?)```", README.read_text(), re.S)
+    calls = [
+        part.strip()
+        for block in blocks
+        for line in block.splitlines()
+        for part in line.split("&&")
+        if part.strip().startswith("gbdnn ")
+    ]
+    assert "gbdnn challenge run" in calls
+    for call in calls:
+        if "fetch" in call or "shared" in call:  # need the network, or files beside the checkout
+            continue
+        if any(word in call for word in ("table", "bench", "calibrate")):  # long; tested elsewhere
+            continue
+        done = gbdnn(*shlex.split(call)[1:], cwd=tmp_path)
+        assert done.returncode == 0, (call, done.stderr)
+
+
+def test_run_prints_a_table():
+    done = gbdnn("challenge", "run", "--limit", 200)
+    assert done.returncode == 0, done.stderr
+    for label in ("categories", "GEdge/s", "nominal", "peak memory", "oracle", "layers"):
+        assert label in done.stdout
+    assert "Warning" not in done.stderr
+
+
+@pytest.mark.parametrize("backend", ["graphblas", "graphblas-reference", "dense"])
+def test_run_json_has_the_documented_keys(backend):
+    done = gbdnn("challenge", "run", "--json", "--limit", 100, "--backend", backend)
+    record = json.loads(done.stdout)
+    assert record.keys() >= KEYS
+    assert record["passed"] is None  # no truth is known for the digits
+    assert record["nominal_edges"] == 100 * 120 * 32 * 1024
+    assert 0 < record["effective_edges"] <= record["nominal_edges"]
+    assert record["oracle"]["agree"] == record["oracle"]["samples"]
+    assert record["oracle"]["largest_relative_difference"] < 1e-6
+
+
+def test_no_skip_computes_everything():
+    record = json.loads(gbdnn("challenge", "run", "--json", "--limit", 64, "--no-skip").stdout)
+    assert record["effective_edges"] == record["nominal_edges"]
+
+
+def test_threads_do_not_change_the_result():
+    records = [
+        json.loads(gbdnn("challenge", "run", "--json", "--threads", threads).stdout)
+        for threads in (1, 2)
+    ]
+    assert records[0]["categories_sha256"] == records[1]["categories_sha256"]
+
+
+def test_given_categories_are_the_truth(tmp_path):
+    right, wrong = tmp_path / "right.tsv", tmp_path / "wrong.tsv"
+    from gbdnn.challenge import files, runner
+    from gbdnn.challenge.generate import Spec
+
+    found = runner.run(Spec(1024, 120), runner.load_inputs(1024, limit=300)).categories
+    files.write_categories(right, found)
+    files.write_categories(wrong, found[1:])
+    good = gbdnn("challenge", "run", "--json", "--limit", 300, "--categories", right)
+    bad = gbdnn("challenge", "run", "--json", "--limit", 300, "--categories", wrong)
+    assert (good.returncode, json.loads(good.stdout)["passed"]) == (0, True)
+    assert (bad.returncode, json.loads(bad.stdout)["passed"]) == (1, False)
+
+
+def test_generated_files_run_like_generated_layers(tmp_path):
+    made = gbdnn("challenge", "generate", "--neurons", 1024, "--layers", 12, "--out", tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert len(list((tmp_path / "neuron1024").iterdir())) == 12
+    call = ("challenge", "run", "--json", "--layers", 12, "--limit", 500)
+    read = json.loads(gbdnn(*call, "--data", tmp_path).stdout)
+    generated = json.loads(gbdnn(*call).stdout)
+    assert read["categories_sha256"] == generated["categories_sha256"]
+    assert read["effective_edges"] == generated["effective_edges"]
+
+
+@needs_shared
+def test_generate_single_layers(tmp_path):
+    import hashlib
+
+    done = gbdnn("challenge", "generate", "--out", tmp_path, "--layer", 7, "--layer", 120)
+    assert done.returncode == 0, done.stderr
+    digests = json.loads((SHARED / "data/graph_challenge/sha256.json").read_text())
+    for k in (7, 120):
+        content = (tmp_path / f"neuron1024/n1024-l{k}.tsv").read_bytes()
+        assert hashlib.sha256(content).hexdigest() == digests[f"n1024-l{k}.tsv"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["challenge", "run", "--neurons", "1000"],
+        ["challenge", "run", "--layers", "0"],
+        ["challenge", "run", "--backend", "nonsense"],
+        ["challenge", "run", "--threads", "0"],
+        ["challenge", "run", "--threads", "many"],
+        ["challenge", "run", "--limit", "-1"],
+        ["challenge", "run", "--images", "no-such-file.npz"],
+        ["challenge", "run", "--data", "no-such-folder"],
+        ["challenge", "generate"],
+        ["challenge", "generate", "--out", ".", "--layers", "2", "--layer", "3"],
+        ["nonsense"],
+        ["info", "--nonsense"],
+    ],
+)
+def test_wrong_usage_exits_2(words):
+    done = gbdnn(*words)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "Error" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_damaged_file_exits_1_with_one_line(tmp_path):
+    path = tmp_path / "images.npz"
+    path.write_bytes(b"PK\x03\x04 not really")
+    done = gbdnn("challenge", "run", "--images", path)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert str(path) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_missing_layer_file_exits_1(tmp_path):
+    done = gbdnn("challenge", "run", "--data", tmp_path, "--json")
+    assert done.returncode == 1
+    assert "n1024-l1.tsv" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_no_space_is_said_before_writing(tmp_path):
+    done = gbdnn("challenge", "generate", "--neurons", 65536, "--layers", 1920, "--out", tmp_path)
+    if done.returncode == 0:
+        pytest.skip("this disk holds 100 GB")
+    assert "bytes" in done.stderr
+    assert list(tmp_path.glob("neuron*")) == []
+
+
+def test_ctrl_c_exits_130():
+    command = [sys.executable, "-m", "gbdnn.cli", "challenge", "run", "--no-skip",
+               "--layers", "1920", "--backend", "graphblas-reference"]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        time.sleep(5)
+        process.send_signal(signal.SIGINT)
+        _, messages = process.communicate(timeout=60)
+    assert process.returncode == 130, messages
+    assert "Traceback" not in messages
+
+
+def test_info():
+    record = json.loads(gbdnn("info", "--json").stdout)
+    assert record["graphblas"]["blocking"] is True
+    assert record["graphblas"]["fork_guard"] is True
+    assert record["machine"]["cores"] >= 1
+    assert "suitesparse-graphblas" in record["versions"]
+    assert "suitesparse" in gbdnn("info").stdout
+
+
+def test_help_lists_every_command():
+    for words, expected in (
+        (["--help"], ["challenge", "info"]),
+        (["challenge", "--help"], ["run", "generate", "fetch"]),
+        (["challenge", "run", "-h"], ["--no-skip", "--categories", "--json"]),
+    ):
+        text = gbdnn(*words).stdout
+        assert all(word in text for word in expected)
+
+
+def test_fetch_without_network_fails_in_one_line():
+    environment = os.environ | {
+        "https_proxy": "http://127.0.0.1:9",
+        "HTTPS_PROXY": "http://127.0.0.1:9",
+    }
+    done = gbdnn("challenge", "fetch", env=environment)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1
