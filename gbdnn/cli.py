@@ -77,7 +77,7 @@ def _known_backend(context: click.Context, option: click.Parameter, name: str) -
 
 _backend_option = click.option(
     "--backend", default="graphblas", show_default=True, callback=_known_backend,
-    help="What computes: dense, graphblas or graphblas-reference.",
+    help="What computes: auto, fused, graphblas, graphblas-reference or dense.",
 )  # fmt: skip
 
 
@@ -90,6 +90,7 @@ _backend_option = click.option(
 @click.option("--no-skip", is_flag=True, help="Compute inputs also when nothing is left of them.")
 @click.option("--data", type=FOLDER, help="Read official weight files from here.")
 @click.option("--categories", type=FILE, help="Compare with the categories in this file.")
+@click.option("--checkpoint", type=PATH, help="Folder in which a long run keeps what is done.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def challenge_run(
     neurons: str,
@@ -101,6 +102,7 @@ def challenge_run(
     no_skip: bool,
     data: Path | None,
     categories: Path | None,
+    checkpoint: Path | None,
     as_json: bool,
 ) -> None:
     """Run an official network, generated here exactly, and check the result.
@@ -123,7 +125,7 @@ def challenge_run(
     ):
         result = runner.run(
             spec, inputs, backend=backend, threads=threads, skip=not no_skip, data=data,
-            truth=categories, load_progress=loaded, progress=done,
+            truth=categories, checkpoint=checkpoint, load_progress=loaded, progress=done,
         )  # fmt: skip
     if as_json:
         click.echo(json.dumps(result.record))
@@ -173,6 +175,44 @@ def _print_table(title: str, rows: dict[str, str]) -> None:
     for key, value in rows.items():
         table.add_row(key, value)
     Console().print(table)
+
+
+@challenge.command("table")
+@click.option("--out", type=PATH, required=True, help="Folder for the records and the table.")
+@click.option("--networks", default="all", show_default=True, help="For example 1024x120,4096x480.")
+@click.option("--images", type=FILE, help="As for `gbdnn challenge run`.")
+@_backend_option
+@click.option("--threads", type=click.IntRange(1), help="Default: all cores.")
+@click.option("--no-skip", is_flag=True, help="Compute inputs also when nothing is left of them.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of Markdown.")
+def challenge_table(
+    out: Path,
+    networks: str,
+    images: Path | None,
+    backend: str,
+    threads: int | None,
+    no_skip: bool,
+    as_json: bool,
+) -> None:
+    """Run several networks, each in its own process, and print a table.
+
+    Called again after an interruption it goes on where it stopped. Writes table.md and table.json.
+    """
+    from gbdnn.challenge import table
+    from gbdnn.challenge._io import atomic_write
+
+    options = ["--backend", backend]
+    options += [] if images is None else ["--images", str(images)]
+    options += [] if threads is None else ["--threads", str(threads)]
+    options += ["--no-skip"] if no_skip else []
+    records = table.run_networks(table.parse_networks(networks), out, options)
+    text = {"table.json": json.dumps(records, indent=1), "table.md": table.markdown(records)}
+    for name, content in text.items():
+        with atomic_write(out / name) as file:
+            file.write(content.encode())
+    click.echo(json.dumps({"networks": records}) if as_json else text["table.md"])
+    if any(record["passed"] is False for record in records):
+        raise click.exceptions.Exit(1)
 
 
 @challenge.command("generate")

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gbdnn.backends.base import Activation, Backend, Prepared, aligned_empty
+from gbdnn.errors import MemoryBudgetError
 from gbdnn.inputs import Inputs
 from gbdnn.memory import available_bytes
 from gbdnn.skipping import constants_kept
@@ -30,7 +31,11 @@ from gbdnn.sparse import CSR
 __all__ = ["Affine", "Sink", "Source", "Step", "Work", "prepare_step", "run"]
 
 Array = npt.NDArray[Any]
-LANES = 16  # tile widths are padded to a multiple: 64 bytes of float32, the register of AVX-512
+SMALL = 1 << 26  # bytes that are allocated without looking at what is free, which takes 50 us
+# Tile widths are padded to a multiple: 64 bytes of float32, the register of AVX-512. Columns left
+# over would be rounded in another way (no fused operations), and dropping moves columns about.
+NARROW = 32  # columns: a tile for each thread beats split rows down to this width
+LANES = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +114,13 @@ class Work:
     seconds: float = 0.0
     waited: float = 0.0
 
+    def __iadd__(self, other: Work) -> Work:
+        self.nominal_edges += other.nominal_edges
+        self.effective_edges += other.effective_edges
+        self.seconds += other.seconds
+        self.waited += other.waited
+        return self
+
 
 @dataclass(frozen=True, eq=False)
 class Block:
@@ -148,18 +160,23 @@ def run(
         quarter of the free memory.
     """
     begin = time.perf_counter()
-    budget = available_bytes() // 4 if budget is None else budget
     width = width or backend.tile_width(source.widest, source.dtype)
     if inputs.count < width * threads:  # a tile for each thread, unless they get too narrow
-        width = max(_padded(-(-inputs.count // threads)), min(64, width))
+        width = max(_padded(-(-inputs.count // threads)), min(NARROW, width))
+    _check_room(source, inputs.count and threads, width)
+    skip = skip and inputs.count > LANES  # below, looking for them costs more than it saves
     this = _Run(backend, source, sink, threads, width, skip, progress or _ignore)
+    this.lanes = LANES if inputs.count > LANES // 2 else 1  # nothing is merged or dropped then
     if inputs.count == 0:
         pass
     elif getattr(backend, "sparse_activations", False):
         _run_sparse(this, inputs, budget)
     else:
         with this:
-            _run_tiles(this, inputs, budget)
+            if inputs.count <= width and not source.lazy:
+                _run_one_tile(this, inputs)
+            else:
+                _run_tiles(this, inputs, budget)
     nominal = source.edges * inputs.count
     return Work(nominal, this.effective_edges, time.perf_counter() - begin, this.waited)
 
@@ -180,6 +197,7 @@ class _Run:
         self.backend, self.source, self.sink = backend, source, sink
         self.threads, self.width, self.skip, self.advance = threads, width, skip, advance
         self.effective_edges, self.waited = 0, 0.0
+        self.lanes = LANES
         self.parked: dict[float, list[Array]] = {}
         self.lock = threading.Lock()
         self.local = threading.local()
@@ -207,7 +225,7 @@ class _Run:
         """Return this thread's two tile buffers."""
         if not hasattr(self.local, "buffers"):
             self.local.buffers = _Buffers(
-                self.source.widest * _padded(self.width), self.source.dtype
+                self.source.widest * _padded(self.width), self.source.dtype, self.lanes
             )
         found: _Buffers = self.local.buffers
         return found
@@ -225,24 +243,31 @@ class _Run:
 class _Buffers:
     """Two aligned vectors: a layer reads its columns from one and writes into the other."""
 
-    def __init__(self, size: int, dtype: np.dtype[Any]) -> None:
+    def __init__(self, size: int, dtype: np.dtype[Any], lanes: int) -> None:
+        self.lanes = lanes
         self.front, self.back = aligned_empty(size, dtype), aligned_empty(size, dtype)
 
     def next(self, features: int, columns: int) -> Array:
         """Return the buffer that is not in use as (features, columns padded) and swap."""
         self.front, self.back = self.back, self.front
-        width = _padded(columns)
+        width = _padded(columns, self.lanes)
         return self.front[: features * width].reshape(features, width)
 
 
-def _run_tiles(this: _Run, inputs: Inputs, budget: int) -> None:
+def _run_one_tile(this: _Run, inputs: Inputs) -> None:
+    """Take a small batch through all layers: no stages and no threads but the backend's own."""
+    tile: Tile = partial(_load_inputs, inputs, 0, inputs.count)
+    _through(this, list(this.source.steps(this.backend)), [tile], last=True)
+    _fill_parked(this)
+
+
+def _run_tiles(this: _Run, inputs: Inputs, budget: int | None) -> None:
     """Take all inputs through the first stage; whenever survivors fill the budget, to the end."""
     source = this.source
+    budget = available_bytes() // 4 if budget is None else budget
     capacity = max(budget // (source.widest * source.dtype.itemsize), this.width)
-    if not this.skip or inputs.count <= this.width:
-        size = source.depth  # nothing to merge: one stage, as far as memory goes
-    else:
-        size = 2 if inputs.count <= capacity else 32
+    size = 2 if inputs.count <= capacity else 32
+    size = size if this.skip else source.depth  # without survivors to merge: one stage if it fits
     begin = time.perf_counter()
     head = next(_stages(source.steps(this.backend), size, budget))
     this.waited += time.perf_counter() - begin if source.lazy else 0.0
@@ -250,7 +275,7 @@ def _run_tiles(this: _Run, inputs: Inputs, budget: int) -> None:
     for start in range(0, inputs.count, capacity):
         stop = min(start + capacity, inputs.count)
         tiles: list[Tile] = [
-            partial(_load_inputs, inputs, left, min(left + this.width, stop), source.widest)
+            partial(_load_inputs, inputs, left, min(left + this.width, stop))
             for left in range(start, stop, this.width)
         ]
         waiting += _through(this, head, tiles, last=len(head) == source.depth)
@@ -275,6 +300,11 @@ def _finish(this: _Run, blocks: list[Block], stages: Iterator[list[Step]], done:
         if not blocks and this.parked.keys() <= this.source.keeps:
             this.advance((depth - done) * this.parked_columns())
             break
+    _fill_parked(this)
+
+
+def _fill_parked(this: _Run) -> None:
+    """Hand out the columns that stayed what they were."""
     for value, groups in this.parked.items():
         this.sink.fill(np.concatenate(groups), value)
     this.parked.clear()
@@ -331,7 +361,7 @@ def _drop(
     worthwhile = 1 if force else max(len(ids) // 4, 1)
     if sum(np.count_nonzero(live[0] == value) for value in constants) < worthwhile:
         return ids, Y  # a look at one row: not enough columns can be constant
-    low, high = live.min(axis=0), live.max(axis=0)
+    low, high = (_fold(extreme, Y)[: len(ids)] for extreme in (np.minimum, np.maximum))
     settled = np.zeros(len(ids), bool)
     for value in constants:
         settled |= (low == value) & (high == value)
@@ -342,15 +372,29 @@ def _drop(
             this.park(ids[here], value)
     left = np.flatnonzero(~settled)
     packed = this.buffers().next(len(Y), len(left))
-    np.take(live, left, axis=1, out=packed[:, : len(left)])
+    np.take(live, left, axis=1, out=packed[:, : len(left)], mode="clip")  # clip: unbuffered
     packed[:, len(left) :] = 0
     return ids[left], packed
 
 
-def _run_sparse(this: _Run, inputs: Inputs, budget: int) -> None:
+def _fold(extreme: np.ufunc, Y: Array) -> Array:
+    """Return the extreme value of each column of a contiguous array.
+
+    Several rows are taken as one long row first: numpy reduces short rows five times slower.
+    """
+    rows, width = Y.shape
+    fold = max(min(4096 // width, rows), 1)
+    whole = rows - rows % fold
+    folded = extreme.reduce(Y[:whole].reshape(-1, fold * width), axis=0).reshape(fold, width)
+    found: Array = extreme.reduce(np.concatenate([folded, Y[whole:]]), axis=0)
+    return found
+
+
+def _run_sparse(this: _Run, inputs: Inputs, budget: int | None) -> None:
     """Layer by layer over wide chunks, for the backend that keeps Y sparse itself."""
     backend: Any = this.backend
     source = this.source
+    budget = available_bytes() // 4 if budget is None else budget
     chunk = max(budget // (16 * source.widest * source.dtype.itemsize), 1)
     with backend.pinned(this.threads):
         for start in range(0, inputs.count, chunk):
@@ -397,9 +441,7 @@ def _prefetched(this: _Run, stages: Iterator[list[Step]]) -> Iterator[list[Step]
             yield stage
 
 
-def _load_inputs(
-    inputs: Inputs, start: int, stop: int, widest: int, buffers: _Buffers
-) -> tuple[Array, Array]:
+def _load_inputs(inputs: Inputs, start: int, stop: int, buffers: _Buffers) -> tuple[Array, Array]:
     Y = buffers.next(inputs.features, stop - start)
     inputs.load(start, stop, Y[:, : stop - start])
     Y[:, stop - start :] = 0
@@ -449,9 +491,21 @@ def prepare_step(backend: Backend, affine: Affine) -> Step:
     )
 
 
+def _check_room(source: Source, threads: int, width: int) -> None:
+    """Refuse tiles that do not fit into memory: two buffers for each thread."""
+    nbytes = 2 * threads * source.widest * _padded(width) * source.dtype.itemsize
+    if nbytes > SMALL and nbytes > (free := available_bytes()):
+        raise MemoryBudgetError(
+            "batch_size",
+            f"tiles that fit into the {free:,} bytes that are free",
+            f"{threads} threads with tiles of {width} x {source.widest} values, {nbytes:,} bytes",
+            "Pass a smaller batch_size or fewer threads.",
+        )
+
+
 def _ignore(done: int) -> None:
     """Take no notice."""
 
 
-def _padded(width: int) -> int:
-    return -(-width // LANES) * LANES if width > LANES // 2 else width
+def _padded(width: int, lanes: int = LANES) -> int:
+    return -(-width // lanes) * lanes

@@ -36,6 +36,20 @@ class Network:
         Starts with a `Linear`; each takes what the one before gives. For example
         ``Network([Linear(W0, b0), "relu", Linear(W1, b1), "softmax"])``.
 
+    Attributes
+    ----------
+    layers : tuple
+    in_features, out_features : int
+        Values in a sample and in a result.
+    dtype : float32 or float64
+        What the network computes in and returns.
+    edges : int
+        Multiply-adds per sample: stored weights of all layers.
+    nbytes : int
+        Bytes of weights and biases as the layers hold them.
+    depth, widest : int
+        Number of linear layers; largest number of features anywhere.
+
     Raises
     ------
     ShapeError
@@ -49,33 +63,15 @@ class Network:
         self._linears = [layer for layer in self.layers if isinstance(layer, Linear)]
         _check_chain(self.layers, self._linears)
         self._affines = tuple(_affines(self.layers))
+        self.in_features = self._linears[0].in_features
+        self.out_features = self._linears[-1].out_features
+        self.dtype = self._linears[0].dtype
+        self.edges = sum(layer.edges for layer in self._linears)
+        self.nbytes = sum(layer.weight.nbytes + layer.bias.nbytes for layer in self._linears)
+        self.depth = len(self._linears)
+        self.widest = max(self.in_features, *(layer.out_features for layer in self._linears))
         self._prepared: dict[str, list[Step]] = {}
         self._lock = threading.Lock()
-
-    @property
-    def in_features(self) -> int:
-        """Values in a sample."""
-        return self._linears[0].in_features
-
-    @property
-    def out_features(self) -> int:
-        """Values in a result."""
-        return self._linears[-1].out_features
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """float32 or float64: what the network computes in and returns."""
-        return self._linears[0].dtype
-
-    @property
-    def edges(self) -> int:
-        """Multiply-adds per sample: stored weights of all layers."""
-        return sum(layer.edges for layer in self._linears)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of weights and biases as the layers hold them."""
-        return sum(layer.weight.nbytes + layer.bias.nbytes for layer in self._linears)
 
     def __repr__(self) -> str:
         return f"Network({', '.join(map(repr, self.layers))})"
@@ -129,7 +125,7 @@ class Network:
         UnknownNameError
             If there is no such backend.
         MemoryBudgetError
-            If the result, or the backend's form of the weights, would not fit into memory.
+            If the result, tiles or the backend's form of the weights would not fit into memory.
 
         Notes
         -----
@@ -146,6 +142,8 @@ class Network:
             "skip": skip,
         }
         sink = _ArraySink(out)
+        if not isinstance(progress, bool) and not callable(progress):
+            raise DtypeError("progress", "True, False or a callable", repr(progress))
         if progress is True:
             with bar("predict", inputs.count * self.depth) as advance:
                 executor.run(self, inputs, sink, progress=advance, **options)
@@ -161,16 +159,6 @@ class Network:
 
     lazy = False
     keeps: frozenset[float] = frozenset()
-
-    @property
-    def depth(self) -> int:
-        """Number of linear layers."""
-        return len(self._affines)
-
-    @property
-    def widest(self) -> int:
-        """Largest number of features anywhere in the network."""
-        return max(self.in_features, *(layer.out_features for layer in self._linears))
 
     def steps(self, backend: Backend, start: int = 0) -> Iterator[Step]:
         """Yield the layers in the backend's form, made once and kept."""
@@ -329,8 +317,8 @@ def _check_batch_size(batch_size: Any) -> int | None:
 
 
 def _output(samples: int, features: int, dtype: np.dtype[Any]) -> Array:
-    nbytes, free = samples * features * dtype.itemsize, available_bytes()
-    if nbytes > free:
+    nbytes = samples * features * dtype.itemsize
+    if nbytes > executor.SMALL and nbytes > (free := available_bytes()):
         raise MemoryBudgetError(
             "X", f"a result that fits into the {free:,} bytes that are free",
             f"{samples} x {features} values, {nbytes:,} bytes", "Predict in parts.",

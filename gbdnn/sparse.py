@@ -32,7 +32,7 @@ from gbdnn.foreign import (
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
-__all__ = ["CSR", "as_csr", "as_float_dtype", "check_finite", "transpose"]
+__all__ = ["CSR", "as_csr", "as_float_dtype", "check_finite", "numeric_array", "transpose"]
 
 Array = npt.NDArray[Any]
 DENSE_LIMIT = 1 << 30  # bytes that may be made dense without being asked
@@ -237,8 +237,8 @@ def as_csr(
     if isinstance(matrix, CSR):
         if finite:
             check_finite(name, matrix.values)
-        same = dtype is None or matrix.dtype == as_float_dtype(dtype)
-        return matrix if same else matrix._converted(name, as_float_dtype(dtype), finite)
+        wanted = matrix.dtype if dtype is None else as_float_dtype(dtype)
+        return matrix if wanted == matrix.dtype else matrix._converted(name, wanted, finite)
     parts = None
     if type(matrix).__module__.partition(".")[0] == "graphblas":
         parts = from_graphblas(matrix, name)

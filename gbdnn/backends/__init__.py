@@ -12,6 +12,7 @@ __all__ = ["BACKENDS", "get_backend"]
 
 BACKENDS = {
     "dense": ("gbdnn.backends.dense", "DenseBackend"),
+    "fused": ("gbdnn.backends.fused", "FusedBackend"),
     "graphblas": ("gbdnn.backends.graphblas", "GraphBLASBackend"),
     "graphblas-reference": ("gbdnn.backends.reference", "ReferenceBackend"),
 }

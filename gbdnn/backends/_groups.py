@@ -7,7 +7,7 @@ stored once per *pattern*, however many rows share it; rows that share nothing s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from gbdnn.sparse import CSR
 __all__ = ["Grouped", "GroupedRows", "group_dense", "group_rows"]
 
 Array = npt.NDArray[Any]
+BLOCK = 256  # columns: their part of a strip of Y, 64 KiB, stays near the first cache
+MIN_PIECE = 16  # non-zeros per row and block below which going through `out` costs what it saves
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,39 +35,45 @@ class GroupedRows:
     rows: int
     table: Array
     values: Array
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of both arrays."""
-        return int(self.table.nbytes + self.values.nbytes)
+    resume: bool = False  # the sums go on from `out`: not the first block of columns
+    final: bool = True  # the bounds apply: the last block
 
 
 @dataclass(frozen=True, eq=False)
 class Grouped:
-    """All rows of W: one list of columns per pattern, and the parts that refer to it."""
+    """All rows of W: one list of columns per pattern, and the parts that refer to it.
+
+    The parts are different rows of W. `blocks`, where it pays, is the same matrix again with all
+    rows in each part, but one block of columns: faster for a wide Y, slower for a narrow one.
+    """
 
     indices: Array
     parts: tuple[GroupedRows, ...]
+    blocks: Grouped | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of indices, values and tables."""
+        parts = sum(part.table.nbytes + part.values.nbytes for part in self.parts)
+        return int(self.indices.nbytes + parts) + (self.blocks.nbytes if self.blocks else 0)
 
 
 def group_rows(weight: CSR) -> Grouped:
     """Find the rows with equal patterns and group them; O(nnz + rows log rows)."""
-    order, same = _by_pattern(weight)
     indptr = weight.indptr.astype(np.int64)
+    lengths, begin = np.diff(indptr), indptr[:-1]
+    rows = np.arange(len(lengths))
+    leader = _leaders(*_by_pattern(weight))
+    blocks = _blocks(weight, indptr) if _blocks_pay(weight, leader, lengths) else None
     index = _index_dtype(weight.shape[1])
-    lengths = np.diff(indptr)
-    leader = _leaders(order, same)
-    begin = indptr[:-1]
-    if (leader == np.arange(len(leader))).all():
-        return Grouped(
-            weight.indices.astype(index, copy=False),
-            (_part(1, np.arange(len(leader))[:, None], begin, lengths, weight.values),),
-        )
-    keeps = np.flatnonzero(leader == np.arange(len(leader)))  # the rows whose lists are stored
-    starts = np.zeros(len(leader), np.int64)
+    if (leader == rows).all():
+        part = _part(1, rows[:, None], begin, lengths, weight.values)
+        return Grouped(weight.indices.astype(index, copy=False), (part,), blocks)
+    keeps = np.flatnonzero(leader == rows)  # the rows whose lists are stored
+    starts = np.zeros(len(rows), np.int64)
     starts[keeps[1:]] = np.cumsum(lengths[keeps])[:-1]
     indices = weight.indices[_ranges(begin[keeps], lengths[keeps])].astype(index)
-    return Grouped(indices, _parts(leader, starts[leader], begin, lengths, weight.values))
+    return Grouped(indices, _parts(leader, starts[leader], begin, lengths, weight.values), blocks)
 
 
 def group_dense(weight: Array) -> Grouped:
@@ -76,6 +84,37 @@ def group_dense(weight: Array) -> Grouped:
     lengths = np.full(rows, columns, np.int64)
     indices = np.arange(columns, dtype=_index_dtype(columns))
     return Grouped(indices, _parts(leader, starts, begin, lengths, weight.ravel()))
+
+
+def _blocks_pay(weight: CSR, leader: Array, lengths: Array) -> bool:
+    """True for a dense enough weight most of whose non-zeros are in rows without a group."""
+    sharing = np.bincount(leader, minlength=len(leader))[leader] >= GROUP
+    alone = 2 * int(lengths[sharing].sum()) < weight.nnz
+    return alone and weight.shape[1] > BLOCK and weight.density * BLOCK >= MIN_PIECE
+
+
+def _blocks(weight: CSR, indptr: Array) -> Grouped:
+    """Return W stored again, block after block of columns; each part holds all rows.
+
+    Reading blocks from row-major storage instead would spare the copy, but is half as fast.
+    """
+    rows, columns = weight.shape
+    edges = np.append(np.arange(0, columns, BLOCK), columns)
+    owner = np.repeat(np.arange(rows, dtype=np.int64), np.diff(indptr))
+    key = owner * columns + weight.indices[: weight.nnz]
+    cuts = np.searchsorted(key, np.arange(rows)[:, None] * columns + edges)
+    targets, last = np.arange(rows)[:, None], len(edges) - 2
+    parts, order, stored = [], [], 0
+    for k in range(last + 1):
+        lengths = cuts[:, k + 1] - cuts[:, k]
+        chosen = _ranges(cuts[:, k], lengths)
+        values = weight.values if len(weight.values) == 1 else weight.values[chosen]
+        part = _part(1, targets, stored + np.cumsum(lengths) - lengths, lengths, values)
+        parts.append(replace(part, resume=k > 0, final=k == last))
+        order.append(chosen)
+        stored += len(chosen)
+    indices = weight.indices[np.concatenate(order)].astype(_index_dtype(columns))
+    return Grouped(indices, tuple(parts))
 
 
 def _by_pattern(weight: CSR) -> tuple[Array, Array]:
@@ -147,7 +186,8 @@ def _part(
 def _ranges(begin: Array, lengths: Array) -> Array:
     """Return begin[0], begin[0] + 1, ... (lengths[0] of them), begin[1], ..."""
     before = np.cumsum(lengths) - lengths
-    return np.arange(int(lengths.sum())) + np.repeat(begin - before, lengths)
+    ranges: Array = np.arange(int(lengths.sum())) + np.repeat(begin - before, lengths)
+    return ranges
 
 
 def _index_dtype(columns: int) -> type[np.unsignedinteger[Any] | np.signedinteger[Any]]:

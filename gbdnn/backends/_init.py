@@ -16,6 +16,7 @@ from typing import Any
 _lock = threading.Lock()
 _module: Any = None
 _blocking: bool | None = None
+_forked = False
 
 
 def graphblas() -> Any:
@@ -33,6 +34,11 @@ def is_blocking() -> bool:
     """True if GraphBLAS runs in blocking mode, False if somebody started it before in the other."""
     graphblas()
     return bool(_blocking)
+
+
+def usable_threads(threads: int) -> int:
+    """Return `threads`, or 1 in a forked child, where libgomp would wait for threads that died."""
+    return 1 if _forked else threads
 
 
 def fork_guard_installed() -> bool:
@@ -61,5 +67,7 @@ def _start() -> tuple[Any, bool]:
 
 
 def _after_fork() -> None:
-    # The child has no libgomp threads; one thread needs none.
+    # The child has no libgomp threads; one thread needs none. A Context overrides the setting.
+    global _forked
+    _forked = True
     _module.ss.config["nthreads"] = 1

@@ -7,6 +7,7 @@ threads and the compilation.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ import numpy.typing as npt
 from numba.core import event
 
 from gbdnn.backends import _kernels
-from gbdnn.backends._groups import Grouped, group_dense, group_rows
+from gbdnn.backends._groups import Grouped, GroupedRows, group_dense, group_rows
 from gbdnn.backends.base import Activation
 from gbdnn.errors import DtypeError, InputError, ShapeError
 from gbdnn.sparse import CSR
@@ -30,7 +31,11 @@ from gbdnn.sparse import CSR
 __all__ = ["FusedBackend", "FusedWeight", "on_compile", "preferred_tile"]
 
 Array = npt.NDArray[Any]
-SMALL = 1 << 20  # edges x columns (about 50 us) below which a second thread costs more than it gives
+Arguments = tuple[Any, ...]  # of `_kernels.layer`, up to the batch
+Share = list[tuple[Arguments, bool]]
+SMALL = 1 << 22  # edges x columns below which a second thread costs more than it gives (150 us)
+LATENCY = 16  # columns that one column costs as much as: indices and values are read for each
+WIDE = 128  # bytes of a row of Y from which blocks of columns pay: 32 float32
 
 on_compile: Callable[[str], None] | None = None
 """Called with a message when kernels must be compiled; by default it goes to the log 'gbdnn'."""
@@ -49,31 +54,54 @@ class FusedWeight:
     @property
     def nbytes(self) -> int:
         """Bytes of indices, values and tables."""
-        return int(self.grouped.indices.nbytes) + sum(part.nbytes for part in self.grouped.parts)
+        return self.grouped.nbytes
 
     @cached_property
-    def arguments(self) -> list[tuple[Any, ...]]:
-        """The leading arguments of `_kernels.layer` for each part."""
-        indices = self.grouped.indices
-        return [
-            (indices.dtype.type(0), part.rows, int(self.iso), part.table.ctypes.data,
-             indices.ctypes.data, part.values.ctypes.data)
-            for part in self.grouped.parts
-        ]  # fmt: skip
+    def whole(self) -> Share:
+        """All rows, as the leading arguments of `_kernels.layer`, and whether bounds apply."""
+        return self.shares(1)[0]
 
-    def shares(self, threads: int) -> list[list[tuple[int, int]]]:
+    @cached_property
+    def whole_in_blocks(self) -> Share:
+        """The same in blocks of columns, for wide batches."""
+        return self.shares(1, blocked=True)[0]
+
+    def shares(self, threads: int, *, blocked: bool = False) -> list[Share]:
         """Cut the groups of each part into `threads` ranges with equally many edges."""
-        cuts = []
-        for part in self.grouped.parts:
-            groups = len(part.table)
-            if threads == 1:
-                cuts.append([0, groups])
-                continue
-            # Column 2 counts the values before a group; a row costs about as much as 8 of them.
-            work = part.table[:, 2] + 8 * part.rows * np.arange(groups)
-            goals = (work[-1] + 8) * np.arange(1, threads) / threads
-            cuts.append([0, *np.searchsorted(work, goals).tolist(), groups])
-        return [[(cut[k], cut[k + 1]) for cut in cuts] for k in range(threads)]
+        form = self.grouped.blocks if blocked and self.grouped.blocks else self.grouped
+        work = [_work(part) for part in form.parts]
+        if form is self.grouped.blocks:  # one thread must see a row through all blocks
+            work = [np.sum(work, axis=0)] * len(work)
+        cuts = [_cut(each, threads) for each in work]
+        return [
+            [
+                (self._arguments(form, part, cut[k], cut[k + 1]), part.final)
+                for part, cut in zip(form.parts, cuts, strict=True)
+            ]
+            for k in range(threads)
+        ]
+
+    def _arguments(self, form: Grouped, part: GroupedRows, first: int, last: int) -> Arguments:
+        strip = _kernels.STRIP if part.rows == 1 else _widest_group_strip()
+        arrays = (part.table, form.indices, part.values)
+        return (part.rows, int(self.iso), *arrays, first, last, int(part.resume), strip)
+
+
+def _work(part: GroupedRows) -> Array:
+    """Return the work of each group: its non-zeros, and a row costs about as much as 8."""
+    return (part.table[:, 1] - part.table[:, 0] + 8) * part.rows
+
+
+def _cut(work: Array, threads: int) -> list[int]:
+    done = np.cumsum(work)
+    goals = done[-1] * np.arange(1, threads) / threads
+    return [0, *np.searchsorted(done, goals).tolist(), len(work)]
+
+
+def _run(share: Share, batch: tuple[Array, Array, Array], low: float, high: float) -> None:
+    for weight, final in share:
+        bounds = (low, high) if final else (-math.inf, math.inf)
+        _kernels.layer(*weight, *batch, *bounds)
 
 
 class FusedBackend:
@@ -89,14 +117,14 @@ class FusedBackend:
     def prepare(self, weight: CSR | Array) -> FusedWeight:
         """Group the rows; indices become uint16 where they fit.
 
-        Sparse weights without common patterns are not copied, except for narrower indices.
+        Sparse weights without common patterns are not copied, except for narrower indices and,
+        where 6 % or more of the places are stored, for a second copy in blocks of columns.
         """
-        sparse = isinstance(weight, CSR)
-        grouped = group_rows(weight) if isinstance(weight, CSR) else group_dense(weight)
-        edges = weight.nnz if isinstance(weight, CSR) else int(weight.size)
-        iso = isinstance(weight, CSR) and len(weight.values) == 1
+        if isinstance(weight, CSR):
+            grouped, edges, iso = group_rows(weight), weight.nnz, len(weight.values) == 1
+        else:
+            grouped, edges, iso = group_dense(weight), weight.size, False
         _ensure_compiled(weight.dtype, grouped.indices.dtype)
-        del sparse
         shape = (int(weight.shape[0]), int(weight.shape[1]))
         return FusedWeight(shape, weight.dtype, edges, iso, grouped)
 
@@ -132,25 +160,18 @@ class FusedBackend:
         """
         _check(w, Y, bias, out)
         clamp: tuple[float, float] | None = getattr(activation, "clamp", None)
-        low, high = (-np.inf, np.inf) if clamp is None else clamp
-        columns, kind = Y.shape[1], w.dtype.type
-        places = (
-            bias.ctypes.data, bias.ndim, Y.ctypes.data, out.ctypes.data, columns, w.dtype.itemsize
-        )  # fmt: skip
-        bounds = kind(low), kind(high)
-
-        def run(share: list[tuple[int, int]]) -> None:
-            for part, (first, last) in zip(w.arguments, share, strict=True):
-                widest = _kernels.STRIP if part[1] == 1 else _widest_group_strip()
-                _kernels.layer(*part, first, last, *places, widest, *bounds)
-
-        if w.edges * columns < SMALL:
-            threads = 1
-        first, *others = w.shares(threads)
-        futures = [_pool(threads).submit(run, share) for share in others]
-        run(first)
-        for future in futures:
-            future.result()
+        low, high = (-math.inf, math.inf) if clamp is None else clamp
+        batch = (bias.reshape(-1), Y, out)
+        blocked = Y.shape[1] * w.dtype.itemsize >= WIDE
+        if threads > 1 and w.edges * max(Y.shape[1], LATENCY) >= SMALL:
+            first, *others = w.shares(threads, blocked=blocked)
+            pool = _pool(threads)
+            futures = [pool.submit(_run, share, batch, low, high) for share in others]
+            _run(first, batch, low, high)
+            for future in futures:
+                future.result()
+        else:
+            _run(w.whole_in_blocks if blocked else w.whole, batch, low, high)
         if clamp is None:
             activation.apply(out)
 
@@ -165,8 +186,17 @@ class FusedBackend:
 
 
 def preferred_tile(features: int, dtype: npt.DTypeLike) -> int:
-    """Return the fastest number of columns of a tile for layers of `features` neurons."""
-    return _kernels.STRIP // np.dtype(dtype).itemsize
+    """Return the fastest number of columns of a tile for layers of `features` neurons.
+
+    A call costs 3 us and the GIL, so narrow layers get wide tiles: 512 KiB of Y. It is at least one
+    strip, 64 float32 or 32 float64 columns, as long as that does not exceed 1 MiB, the second
+    cache; then half a strip.
+    """
+    itemsize = np.dtype(dtype).itemsize
+    strip = _kernels.STRIP // itemsize
+    if features * _kernels.STRIP > 1 << 20:
+        return strip // 2
+    return int(np.clip((1 << 19) // (features * itemsize) // strip * strip, strip, 8 * strip))
 
 
 def _check(w: FusedWeight, Y: Array, bias: Array, out: Array) -> None:
@@ -198,10 +228,12 @@ def _widest_group_strip() -> int:
     return _kernels.STRIP if wide else _kernels.VECTOR
 
 
-class _Announce(event.Listener):  # type: ignore[misc]
+class _Announce(event.Listener):
     """Tells the user about numba's compilations; loading from the disk cache raises no event."""
 
     def on_start(self, event: Any) -> None:
+        if event.data["dispatcher"] is not _kernels.layer:
+            return  # its parts
         message = "compiling the fused kernels (some seconds, once; cached on disk)"
         if on_compile is not None:
             on_compile(message)
@@ -215,10 +247,14 @@ class _Announce(event.Listener):  # type: ignore[misc]
 @cache
 def _ensure_compiled(real: np.dtype[Any], index: np.dtype[Any]) -> None:
     """Load the kernel from the disk cache, or compile it."""
-    with event.install_listener("numba:compile", _Announce()):
+    with _compiling, event.install_listener("numba:compile", _Announce()):
+        # Outside of this function numba must convert, not compile again for a writable array.
+        _kernels.layer.disable_compile(False)
         _kernels.layer.compile(_kernels.layer_signature(real, index))
+        _kernels.layer.disable_compile()
 
 
+_compiling = threading.Lock()
 _lock = threading.Lock()
 _executor: ThreadPoolExecutor | None = None
 _workers = 0

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gbdnn.backends._init import graphblas, is_blocking
+from gbdnn.backends._init import graphblas, is_blocking, usable_threads
 from gbdnn.backends.base import Activation, cached_width
 from gbdnn.errors import BackendError
 from gbdnn.sparse import CSR, as_csr
@@ -58,6 +58,7 @@ class GraphBLASBackend:
     ) -> None:
         """Compute out = h(W Y + b)."""
         gb = graphblas()
+        _check(w, Y, out)
         out[...] = bias if bias.ndim == 0 else bias[:, None]
         try:
             with lent(Y) as y, lent(out) as z:
@@ -73,11 +74,21 @@ class GraphBLASBackend:
     @contextmanager
     def pinned(self, threads: int) -> Iterator[None]:
         """Keep GraphBLAS on `threads` threads for calls from this thread."""
-        context = graphblas().ss.Context(nthreads=threads)  # contexts are per thread
+        context = graphblas().ss.Context(nthreads=usable_threads(threads))  # of this thread
         try:
             yield
         finally:
             context.disengage()
+
+
+def _check(w: GraphBLASWeight, Y: Array, out: Array) -> None:
+    """Refuse what GraphBLAS could not compute in place: it would free numpy's memory."""
+    dtype = w.matrix.dtype.np_type
+    for name, array in (("Y", Y), ("out", out)):
+        if array.dtype != dtype or not array.flags.c_contiguous:
+            raise BackendError(name, f"C-contiguous {dtype}", f"{array.dtype}, {array.strides}")
+    if not out.flags.writeable:
+        raise BackendError("out", f"C-contiguous {dtype} that can be written", "a read-only array")
 
 
 def prepare(weight: CSR | Array) -> GraphBLASWeight:

@@ -84,6 +84,15 @@ class InputBits(BitInputs):
             bits[:, -1] &= 0xFF << (-count % 8) & 0xFF
         return InputBits(bits, count)
 
+    def part(self, start: int, stop: int) -> InputBits:
+        """Return inputs start ... stop - 1 without a copy; `start` is a multiple of 8."""
+        if start % 8 or not 0 <= start <= stop:
+            raise InputError("start", "a multiple of 8, not above stop", f"{start} and {stop}")
+        stop = min(stop, self.count)
+        if stop % 8 and stop < self.count:
+            raise InputError("stop", "a multiple of 8 or the end", str(stop))
+        return InputBits(self.bits[:, start // 8 : -(-stop // 8)], stop - start)
+
     def select(self, indices: npt.ArrayLike) -> InputBits:
         """Return the inputs with the given numbers (from 0), in that order; a copy."""
         chosen = np.asarray(indices)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,11 +19,12 @@ from gbdnn import executor
 from gbdnn.backends import get_backend
 from gbdnn.backends.base import Backend
 from gbdnn.challenge import files, images
+from gbdnn.challenge._io import atomic_write
 from gbdnn.challenge.generate import Spec, layers
 from gbdnn.challenge.images import InputBits
 from gbdnn.environment import versions
 from gbdnn.errors import InputError
-from gbdnn.executor import Affine, Step
+from gbdnn.executor import Affine, Step, Work
 from gbdnn.layers import ReLU
 from gbdnn.memory import available_bytes, check_threads, peak_rss_bytes
 from gbdnn.sparse import CSR
@@ -37,6 +40,8 @@ OFFICIAL_COUNT = 60_000
 CATEGORIES_SHA256 = {1024: "a006e26755ca317ecf629035972137457705f20e3139b7796a2f9e9d58c8f4e1"}
 ORACLE_EDGES = 4_000_000_000  # work that the comparison with the oracle may take
 ORACLE_SAMPLES = 64
+CHUNK_EDGES = 10_000_000_000_000  # two or three minutes between checkpoints
+FIELDS = ("alive", "sums", "counts")
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +93,7 @@ def run(
     skip: bool = True,
     data: Path | None = None,
     truth: Path | None = None,
+    checkpoint: Path | None = None,
     load_progress: Progress | None = None,
     progress: Progress | None = None,
 ) -> Result:
@@ -99,6 +105,8 @@ def run(
         Read the weights from official files there instead of generating them.
     truth : Path, optional
         A file with the right categories.
+    checkpoint : Path, optional
+        A folder. A long run keeps what its chunks gave there and goes on after an interruption.
     load_progress, progress : callable, optional
         Get the number of layers just loaded, and of (input, layer) pairs just computed.
 
@@ -115,9 +123,22 @@ def run(
     source.load(engine, load_progress)
     load_seconds = time.perf_counter() - begin
     sink = _ColumnSums(inputs.bits.count, spec.neurons)
-    work = executor.run(
-        source, inputs.bits, sink, backend=engine, threads=threads, skip=skip, progress=progress
+    work = Work()
+    saved = (
+        None if checkpoint is None else _Checkpoint.of(checkpoint, source, inputs, backend, skip)
     )
+    start = 0 if saved is None else saved.read(sink, work)
+    if progress:
+        progress(start * spec.layers)
+    chunk = inputs.bits.count if saved is None else _chunk(source, skip)
+    for first in range(start, inputs.bits.count, chunk):
+        part = inputs.bits.part(first, first + chunk)
+        view = sink.part(first, first + chunk)
+        work += executor.run(
+            source, part, view, backend=engine, threads=threads, skip=skip, progress=progress
+        )
+        if saved is not None:
+            saved.write(sink, work, first + part.count)
     categories = np.flatnonzero(sink.alive) + 1
     digest = hashlib.sha256(files.categories_bytes(categories)).hexdigest()
     record = {
@@ -233,16 +254,18 @@ class _Source:
             yield executor.prepare_step(backend, Affine(weight, bias, h))
 
 
-@dataclass(eq=False)
 class _ColumnSums:
     """Keeps of each input whether anything is left of it, and the sum of its last activations."""
 
-    count: int
-    features: int
+    def __init__(self, count: int, features: int) -> None:
+        self.features = features
+        self.alive, self.sums = np.zeros(count, bool), np.zeros(count)
 
-    def __post_init__(self) -> None:
-        self.alive = np.zeros(self.count, bool)
-        self.sums = np.zeros(self.count)
+    def part(self, start: int, stop: int) -> _ColumnSums:
+        """Return a sink whose first input is number `start` here; it writes into this one."""
+        sink = _ColumnSums(0, self.features)
+        sink.alive, sink.sums = self.alive[start:stop], self.sums[start:stop]
+        return sink
 
     def write(self, ids: Array, Y: Array) -> None:
         """Take columns."""
@@ -253,6 +276,54 @@ class _ColumnSums:
         """Take constant columns."""
         self.alive[ids] = value != 0
         self.sums[ids] = value * self.features
+
+
+def _chunk(source: _Source, skip: bool) -> int:
+    """Return how many inputs to take between two checkpoints: some minutes' work without skipping.
+
+    With skipping all inputs go together, since survivors merge into fuller tiles.
+    """
+    return OFFICIAL_COUNT if skip else max(CHUNK_EDGES // source.edges // 8 * 8, 8)
+
+
+@dataclass(frozen=True, eq=False)
+class _Checkpoint:
+    """What is known of a run after some of its inputs, in a file that is replaced as a whole."""
+
+    path: Path
+
+    @classmethod
+    def of(
+        cls, folder: Path, source: _Source, inputs: ChallengeInputs, backend: str, skip: bool
+    ) -> _Checkpoint:
+        """Name the file after everything that the result depends on."""
+        bits = inputs.bits
+        parts = (source.spec, source.data, bits.count, backend, skip, sorted(versions().items()))
+        key = hashlib.sha256(repr(parts).encode() + np.ascontiguousarray(bits.bits).tobytes())
+        folder.mkdir(parents=True, exist_ok=True)
+        return cls(folder / f"{source.spec.neurons}x{source.depth}-{key.hexdigest()[:24]}.npz")
+
+    def read(self, sink: _ColumnSums, work: Work) -> int:
+        """Fill `sink` and `work`; return how many inputs are done, with a damaged file none."""
+        try:
+            with np.load(self.path, allow_pickle=False) as found:
+                done, alive, sums, counts = (found[name] for name in ("done", *FIELDS))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+            return 0
+        if alive.shape != sink.alive.shape or sums.shape != sink.sums.shape or counts.shape != (4,):
+            return 0
+        sink.alive[:], sink.sums[:] = alive, sums
+        work += Work(int(counts[0]), int(counts[1]), float(counts[2]), float(counts[3]))
+        return int(done)
+
+    def write(self, sink: _ColumnSums, work: Work, done: int) -> None:
+        """Keep the state after the first `done` inputs; after the last remove it."""
+        if done >= len(sink.alive):
+            self.path.unlink(missing_ok=True)
+            return
+        counts = np.array([work.nominal_edges, work.effective_edges, work.seconds, work.waited])
+        with atomic_write(self.path) as file:
+            np.savez(file, done=done, alive=sink.alive, sums=sink.sums, counts=counts)
 
 
 # -- the oracle ------------------------------------------------------------------------------------

@@ -1,0 +1,288 @@
+"""Compiled kernels of the fused backend: out = min(max(W Y + b, low), high) in one pass.
+
+A *strip* is `size` bytes of consecutive columns of Y (256 bytes = 64 float32); a *group* is one row
+of W, or four rows whose non-zeros stand in the same columns. For one strip of one group the sums
+stay in vector registers over all non-zeros, then follow bounds and one store: `out` is written
+once, and four grouped rows load Y and the indices once instead of four times. A row may be cut
+into pieces (blocks of columns whose part of Y fits the first cache): all but the first `resume`
+from `out`.
+
+numba's own vectoriser loses half of this (it prefers narrow vectors and spills the sums), so the
+loop over the groups is written as LLVM vector code. Nothing here names a CPU: LLVM splits
+64-byte vectors into what the machine has.
+
+The caller (fused.py) has checked every shape.
+"""
+
+# mypy: disable-error-code="call-arg,no-untyped-call"
+# numba's own annotations do not know that an intrinsic loses its first argument.
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import product
+from typing import Any
+
+from llvmlite import ir
+from numba import from_dtype, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+__all__ = ["GROUP", "HEADER", "STRIP", "VECTOR", "jit", "layer", "layer_signature"]
+
+VECTOR = 64  # bytes of the widest register: AVX-512
+STRIP = 256  # bytes of the widest strip: 4 independent sums hide the latency of one multiply-add
+SIZES = (256, 128, 64, 32, 16, 8, 4)  # bytes of the strips
+SUMS = 4  # sums in flight; narrower strips get them by splitting the row's non-zeros
+GROUP = 4  # rows of a group; 4 rows x 4 vectors = 16 sums of the 32 registers
+HEADER = 3  # a group's record: first and last + 1 index, first value; then its GROUP or 1 rows
+
+BYTE = ir.IntType(8)
+WORD = ir.IntType(64)
+
+
+def jit(function: Any) -> Any:
+    """Compile for nopython without the GIL, cached on disk where some directory is writable.
+
+    numba tries NUMBA_CACHE_DIR, then this package's __pycache__, then the user's cache directory.
+    """
+    with suppress(RuntimeError):  # "no locator available": none of the three is writable
+        return njit(cache=True, nogil=True)(function)
+    return njit(nogil=True)(function)
+
+
+def word(value: int) -> Any:
+    """Return a 64-bit constant."""
+    return ir.Constant(WORD, value)
+
+
+def element_at(builder: Any, base: Any, offset: Any, kind: Any) -> Any:
+    """Return a pointer to `kind` at `base` (an i8 pointer) + `offset` bytes."""
+    return builder.bitcast(builder.gep(base, [offset]), kind.as_pointer())
+
+
+def multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """Return a * b + c, vectors of float or double: fused where the machine can, else two steps.
+
+    `llvm.fma`, which insists on one rounding, would call a library function per lane elsewhere.
+    """
+    bits = 32 if isinstance(c.type.element, ir.FloatType) else 64
+    kind = ir.FunctionType(c.type, [c.type] * 3)
+    name = f"llvm.fmuladd.v{c.type.count}f{bits}"
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [a, b, c])
+
+
+def splat(builder: Any, scalar: Any, vector: Any) -> Any:
+    """Return a vector with `scalar` in every lane."""
+    lanes = ir.VectorType(ir.IntType(32), vector.count)
+    nothing = ir.Constant(vector, ir.Undefined)
+    one = builder.insert_element(nothing, scalar, word(0))
+    return builder.shuffle_vector(one, nothing, ir.Constant(lanes, None))
+
+
+class _Strip:
+    """Emits the steps of one strip of one group: start, add for each non-zero, finish."""
+
+    def __init__(self, builder: Any, size: int, rows: int, element: Any, itemsize: int) -> None:
+        self.builder, self.rows, self.itemsize = builder, rows, itemsize
+        self.width = min(size, VECTOR)  # bytes of a register
+        self.count = size // self.width  # registers of one row
+        self.copies = max(SUMS // (self.count * rows), 1)
+        self.vector = ir.VectorType(element, self.width // itemsize)
+        # LLVM keeps these in registers: their address is never taken.
+        self.sums = {
+            (row, k, copy): cgutils.alloca_once(builder, self.vector)
+            for row in range(rows)
+            for k in range(self.count)
+            for copy in range(self.copies)
+        }
+
+    def start(self, resume: Any, biases: list[Any], rows_of_out: list[Any]) -> None:
+        """Set the first copy of the sums to the bias or, to resume, to `out`; others to zero."""
+        b, zero = self.builder, ir.Constant(self.vector, None)
+        for (_, _, copy), total in self.sums.items():
+            if copy:
+                b.store(zero, total)
+        with b.if_else(b.icmp_signed("!=", resume, word(0))) as (resumed, fresh):
+            with resumed:
+                for row, k in self._places():
+                    b.store(
+                        b.load(self._place(rows_of_out[row], k), align=self.itemsize),
+                        self.sums[row, k, 0],
+                    )
+            with fresh:
+                first = [splat(b, bias, self.vector) for bias in biases]
+                for row, k in self._places():
+                    b.store(first[row], self.sums[row, k, 0])
+
+    def _places(self) -> Iterator[tuple[int, int]]:
+        return product(range(self.rows), range(self.count))
+
+    def _place(self, row_of_matrix: Any, k: int) -> Any:
+        return element_at(self.builder, row_of_matrix, word(k * self.width), self.vector)
+
+    def add(self, weights: list[Any], row_of_y: Any, copy: int) -> None:
+        """Add weights[row] * Y[j, strip] to the sums of each row."""
+        for k in range(self.count):
+            y = self.builder.load(self._place(row_of_y, k), align=self.itemsize)
+            for row, weight in enumerate(weights):
+                total = self.sums[row, k, copy]
+                grown = multiply_add(self.builder, y, weight, self.builder.load(total))
+                self.builder.store(grown, total)
+
+    def finish(self, low: Any, high: Any, rows_of_out: list[Any]) -> None:
+        """Store min(max(sums, low), high); a NaN passes, as in numpy.maximum."""
+        b = self.builder
+        low, high = splat(b, low, self.vector), splat(b, high, self.vector)
+        for row, k in self._places():
+            value = b.load(self.sums[row, k, 0])
+            for copy in range(1, self.copies):
+                value = b.fadd(value, b.load(self.sums[row, k, copy]))
+            # In this order x86's max and min instructions return `value` if it is NaN: free.
+            value = b.select(b.fcmp_ordered(">", low, value), low, value)
+            value = b.select(b.fcmp_ordered("<", high, value), high, value)
+            b.store(value, self._place(rows_of_out[row], k), align=self.itemsize)
+
+
+class _Arrays:
+    """Reads from numba arrays, without numba's index arithmetic."""
+
+    def __init__(self, context: Any, builder: Any, **arrays: tuple[Any, Any]) -> None:
+        self.builder = builder
+        self.kinds, self.pointers = {}, {}
+        for name, (kind, value) in arrays.items():
+            data = context.make_array(kind)(context, builder, value).data
+            self.kinds[name] = context.get_data_type(kind.dtype)
+            self.pointers[name] = builder.bitcast(data, BYTE.as_pointer())
+
+    def read(self, name: str, position: Any) -> Any:
+        """Load element `position`."""
+        kind = self.kinds[name]
+        size = {ir.FloatType(): 4, ir.DoubleType(): 8}.get(kind) or kind.width // 8
+        offset = self.builder.mul(position, word(size))
+        return self.builder.load(element_at(self.builder, self.pointers[name], offset, kind))
+
+    def place(self, name: str, row: Any, pitch: Any, at: Any) -> Any:
+        """Return a pointer to byte `at` of a row, rows being `pitch` bytes apart."""
+        offset = self.builder.add(self.builder.mul(row, pitch), at)
+        return self.builder.gep(self.pointers[name], [offset])
+
+
+@intrinsic
+def _groups(  # type: ignore[no-untyped-def]
+    typingctx, size, rows, iso, table, indices, values, first, last, resume,
+    bias, bias_step, y, out, pitch, at, low, high,
+):  # fmt: skip
+    """Emit: for groups first...last-1, one strip of `size` bytes at byte `at` of the rows.
+
+    Every combination of size, rows and iso gets code of its own, chosen at run time.
+    """
+    given = (size, rows, iso, table, indices, values, first, last, resume, bias, bias_step, y, out,
+             pitch, at, low, high)  # fmt: skip
+    itemsize = values.dtype.bitwidth // 8
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        names = {"table": 3, "indices": 4, "values": 5, "bias": 9, "y": 11, "out": 12}
+        arrays = _Arrays(
+            context, builder, **{name: (signature.args[k], args[k]) for name, k in names.items()}
+        )
+        span, bounds = (args[6], args[7], args[8], args[10], args[13], args[14]), args[15:]
+        for choice in product(SIZES, (GROUP, 1), (1, 0)):
+            if choice[0] >= itemsize:
+                equal = [
+                    builder.icmp_signed("==", argument, word(option))
+                    for argument, option in zip(args, choice, strict=False)
+                ]
+                with builder.if_then(builder.and_(builder.and_(equal[0], equal[1]), equal[2])):
+                    strip = _Strip(builder, choice[0], choice[1], bounds[0].type, itemsize)
+                    _emit_groups(builder, arrays, strip, bool(choice[2]), span, bounds)
+        return context.get_dummy_value()
+
+    return types.void(*given), codegen
+
+
+def _emit_groups(
+    builder: Any, arrays: _Arrays, strip: _Strip, iso: bool, span: Any, bounds: Any
+) -> None:
+    """Emit the loop over the groups for one strip."""
+    first, last, resume, bias_step, pitch, at = span
+    rows = strip.rows
+    constant = splat(builder, arrays.read("values", word(0)), strip.vector) if iso else None
+
+    def nonzeros(begin: Any, end: Any, value: Any) -> None:
+        # values[value + (k - begin) * rows + row] belongs to indices[k]
+        shift = builder.sub(value, builder.mul(begin, word(rows)))
+
+        def weight(k: Any, row: int) -> Any:
+            position = builder.add(builder.mul(k, word(rows)), builder.add(shift, word(row)))
+            return splat(builder, arrays.read("values", position), strip.vector)
+
+        def nonzero(k: Any, copy: int) -> None:
+            weights = [constant if iso else weight(k, row) for row in range(rows)]
+            column = builder.zext(arrays.read("indices", k), WORD)
+            strip.add(weights, arrays.place("y", column, pitch, at), copy)
+
+        _nonzeros(builder, begin, end, strip.copies, nonzero)
+
+    with cgutils.for_range_slice(builder, first, last, word(1)) as (group, _):
+        start = builder.mul(group, word(HEADER + rows))
+        record = [arrays.read("table", builder.add(start, word(k))) for k in range(HEADER + rows)]
+        targets = record[HEADER:]
+        biases = [arrays.read("bias", builder.mul(t, bias_step)) for t in targets]
+        rows_of_out = [arrays.place("out", t, pitch, at) for t in targets]
+        strip.start(resume, biases, rows_of_out)
+        nonzeros(*record[:HEADER])
+        strip.finish(*bounds, rows_of_out)
+
+
+def _nonzeros(builder: Any, begin: Any, end: Any, copies: int, nonzero: Any) -> None:
+    """Emit the loop over k = begin ... end - 1, `copies` at a time, then the rest one by one."""
+    whole = begin
+    if copies > 1:
+        step = word(copies)
+        whole = builder.sub(end, builder.urem(builder.sub(end, begin), step))
+        with cgutils.for_range_slice(builder, begin, whole, step) as (k, _):
+            for copy in range(copies):
+                nonzero(builder.add(k, word(copy)), copy)
+    with cgutils.for_range_slice(builder, whole, end, word(1)) as (k, _):
+        nonzero(k, 0)
+
+
+@jit
+def layer(  # type: ignore[no-untyped-def]
+    rows, iso, table, indices, values, first, last, resume, widest, bias, y, out, low, high
+):  # fmt: skip
+    """Compute groups first...last-1 of out = min(max(W Y + b, low), high), strip after strip.
+
+    A width that is no multiple of the widest strip ends in one narrower strip that begins earlier
+    and overlaps its neighbour: computing some columns twice is cheaper than masks.
+    """
+    pitch = y.shape[1] * y.itemsize
+    bias_step = 0 if bias.size == 1 else 1
+    done = 0
+    while done < pitch:
+        size = widest
+        while size > pitch or (size // 2 >= pitch - done and size > y.itemsize):
+            size //= 2
+        while resume and size > pitch - done:  # adding to `out` twice would be wrong
+            size //= 2
+        at = min(done, pitch - size)
+        done = at + size
+        _groups(size, rows, iso, table, indices, values, first, last, resume, bias, bias_step,
+                y, out, pitch, at, low, high)  # fmt: skip
+
+
+def layer_signature(real: Any, index: Any) -> Any:
+    """Return the types of `layer`'s arguments for a real and an index dtype.
+
+    Inputs are typed read-only: numba passes writable arrays to such a signature, not the reverse.
+    """
+    real, index, size = from_dtype(real), from_dtype(index), types.int64
+
+    def array(kind: Any, ndim: int, readonly: bool = True) -> Any:
+        return types.Array(kind, ndim, "C", readonly=readonly)
+
+    weight = (array(size, 2), array(index, 1), array(real, 1))
+    batch = (array(real, 1), array(real, 2), array(real, 2, readonly=False))
+    return types.void(size, size, *weight, size, size, size, size, *batch, real, real)

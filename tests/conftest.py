@@ -1,0 +1,28 @@
+"""Settings and fixtures of the whole suite."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+from builders import random_network
+from hypothesis import settings
+
+from gbdnn import Network
+
+settings.register_profile("ci", derandomize=True, deadline=None)
+settings.register_profile("dev", deadline=None)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A generator with a fixed seed."""
+    return np.random.default_rng(20170829)
+
+
+@pytest.fixture
+def network(rng: np.random.Generator) -> Network:
+    """A small sparse ReLU network, 12 -> 20 -> 9 -> 5."""
+    return random_network(rng, (12, 20, 9, 5))

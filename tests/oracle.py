@@ -1,0 +1,97 @@
+"""The oracle: a network in plain float64 numpy, with how far float32 may be from it.
+
+Rounding errors of a sum of k products and a bias, in any order, with or without fused operations:
+
+    |fl(W y + b) - (W y + b)| <= (k + 2) eps (|W| |y| + |b|)           (Higham 2002, section 3.1)
+
+An error E of y becomes |W| E. An activation passes it on multiplied by its Lipschitz constant and
+adds what its own evaluation loses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.special
+
+from gbdnn import CSR, Linear, Network
+
+Array = npt.NDArray[Any]
+ULPS = 16  # an elementary function in float32, generously
+
+
+def exact(name: str, Z: Array, layer: Any = None) -> Array:
+    """Return h(Z), Z of shape (features, batch), from its closed formula."""
+    match name:
+        case "Identity":
+            return Z.copy()
+        case "ReLU":
+            return np.minimum(np.where(Z > 0, Z, 0), np.inf if layer.cap is None else layer.cap)
+        case "LeakyReLU":
+            return np.where(Z > 0, Z, layer.negative_slope * Z)
+        case "Tanh":
+            return 1 - 2 / (np.exp(2 * Z) + 1)
+        case "Sigmoid":
+            return 1 / (1 + np.exp(-Z))
+        case "GELU":
+            return Z / 2 * (1 + scipy.special.erf(Z / np.sqrt(2)))
+        case "Softmax":
+            return np.exp(Z) / np.exp(Z).sum(axis=0)
+    raise NotImplementedError(name)
+
+
+def _elementwise(lipschitz: float, own: Callable[[Array, Array, float], Array]) -> Any:
+    return lambda Z, h, E, eps: lipschitz * E + own(Z, h, eps)
+
+
+# E' of h(Z): from Z, h(Z), E and eps
+ERRORS: dict[str, Callable[[Array, Array, Array, float], Array]] = {
+    "Identity": _elementwise(1, lambda Z, h, eps: 0 * h),
+    "ReLU": _elementwise(1, lambda Z, h, eps: 0 * h),
+    "LeakyReLU": _elementwise(1, lambda Z, h, eps: 2 * eps * abs(h)),  # slopes up to 1
+    "Tanh": _elementwise(1, lambda Z, h, eps: ULPS * eps * abs(h)),
+    "Sigmoid": _elementwise(1, lambda Z, h, eps: ULPS * eps * abs(h)),
+    "GELU": _elementwise(1.13, lambda Z, h, eps: ULPS * eps * abs(Z)),
+    # the exponents err by E and by rounding z - max z; the sum by one rounding for each term
+    "Softmax": lambda Z, h, E, eps: h * np.expm1(
+        2 * E.max(axis=0) + eps * (2 * abs(Z).max(axis=0) + len(Z) + ULPS)
+    ),
+}
+
+
+def forward(network: Network, X: Any) -> tuple[Array, Array]:
+    """Return the exact result in float64 and its bound, both (n_samples, out_features)."""
+    dtype = network.dtype
+    eps = float(np.finfo(dtype).eps) * (2 if dtype == np.float64 else 1)  # float64 itself errs too
+    Y = np.asarray(X).astype(dtype).astype(np.float64).T
+    E = np.zeros_like(Y)
+    for layer in network.layers:
+        if isinstance(layer, Linear):
+            Y, E = _affine(layer, Y, E, eps)
+        else:
+            name = type(layer).__name__
+            h = exact(name, Y, layer)
+            Y, E = h, ERRORS[name](Y, h, E, eps)
+    return Y.T, E.T
+
+
+def _affine(layer: Linear, Y: Array, E: Array, eps: float) -> tuple[Array, Array]:
+    weight = layer.weight
+    W = (weight.to_dense() if isinstance(weight, CSR) else weight).astype(np.float64)
+    b = np.broadcast_to(layer.bias, len(W)).astype(np.float64)[:, None]
+    terms = np.count_nonzero(W, axis=1)[:, None]
+    size = abs(W) @ (abs(Y) + E) + abs(b)
+    return W @ Y + b, abs(W) @ E + (terms + 2) * eps * size
+
+
+def check(result: Array, network: Network, X: Any) -> None:
+    """Assert that a prediction is right within the bounds of rounding."""
+    Y, E = forward(network, X)
+    assert result.shape == Y.shape
+    assert result.dtype == network.dtype
+    assert result.flags.c_contiguous
+    excess = abs(result - Y) - E
+    assert (excess <= 0).all(), f"off by up to {excess.max():.3g} above a bound of {E.max():.3g}"
