@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from gbdnn import columns
 from gbdnn.backends.base import Activation, Backend, Prepared, aligned_empty
 from gbdnn.errors import MemoryBudgetError
 from gbdnn.inputs import Inputs
@@ -195,6 +196,7 @@ class _Run:
         advance: Callable[[int], None],
     ) -> None:
         self.backend, self.source, self.sink = backend, source, sink
+        self.columns = getattr(backend, "columns", columns)  # compiled, where the backend has them
         self.threads, self.width, self.skip, self.advance = threads, width, skip, advance
         self.effective_edges, self.waited = 0, 0.0
         self.lanes = LANES
@@ -357,37 +359,23 @@ def _drop(
     this: _Run, ids: Array, Y: Array, constants: frozenset[float], *, force: bool
 ) -> tuple[Array, Array]:
     """Park the settled columns and close the gaps, if enough of them make it worth while."""
-    live = Y[:, : len(ids)]
-    worthwhile = 1 if force else max(len(ids) // 4, 1)
-    if sum(np.count_nonzero(live[0] == value) for value in constants) < worthwhile:
-        return ids, Y  # a look at one row: not enough columns can be constant
-    low, high = (_fold(extreme, Y)[: len(ids)] for extreme in (np.minimum, np.maximum))
-    settled = np.zeros(len(ids), bool)
+    first = Y[0, : len(ids)]
+    candidates = np.zeros(len(ids), bool)
     for value in constants:
-        settled |= (low == value) & (high == value)
+        candidates |= first == value
+    worthwhile = 1 if force else max(len(ids) // 4, 1)
+    if np.count_nonzero(candidates) < worthwhile:
+        return ids, Y  # a look at one row: not enough columns can be constant
+    settled = this.columns.constant(Y)[: len(ids)] & candidates
     if np.count_nonzero(settled) < worthwhile:
         return ids, Y
     for value in constants:
-        if (here := settled & (low == value)).any():
+        if (here := settled & (first == value)).any():
             this.park(ids[here], value)
     left = np.flatnonzero(~settled)
     packed = this.buffers().next(len(Y), len(left))
-    np.take(live, left, axis=1, out=packed[:, : len(left)], mode="clip")  # clip: unbuffered
-    packed[:, len(left) :] = 0
+    this.columns.pack(Y, left, packed)
     return ids[left], packed
-
-
-def _fold(extreme: np.ufunc, Y: Array) -> Array:
-    """Return the extreme value of each column of a contiguous array.
-
-    Several rows are taken as one long row first: numpy reduces short rows five times slower.
-    """
-    rows, width = Y.shape
-    fold = max(min(4096 // width, rows), 1)
-    whole = rows - rows % fold
-    folded = extreme.reduce(Y[:whole].reshape(-1, fold * width), axis=0).reshape(fold, width)
-    found: Array = extreme.reduce(np.concatenate([folded, Y[whole:]]), axis=0)
-    return found
 
 
 def _run_sparse(this: _Run, inputs: Inputs, budget: int | None) -> None:

@@ -7,6 +7,7 @@ and packed bits are never made dense as a whole.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -109,9 +110,22 @@ class BitInputs:
 
     def load(self, start: int, stop: int, out: Array) -> None:
         """Unpack samples start..stop into `out`."""
+        count = stop - start
+        if start % 8 == count % 8 == 0 and out.flags.c_contiguous:
+            # eight values at a time from a table: numpy.unpackbits is slow for a few bytes a row
+            groups = out.reshape(len(out), count // 8, 8)
+            part = self.bits[:, start // 8 : stop // 8]
+            np.take(_unpacked(out.dtype), part, axis=0, out=groups, mode="clip")
+            return
         first = start // 8
         unpacked = np.unpackbits(self.bits[:, first : -(-stop // 8)], axis=1)
         out[...] = unpacked[:, start - 8 * first : stop - 8 * first]
+
+
+@cache
+def _unpacked(dtype: np.dtype[Any]) -> Array:
+    """Return the eight values of each byte, shape (256, 8)."""
+    return np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(dtype)
 
 
 def as_inputs(

@@ -22,10 +22,10 @@ def make():
     rng = np.random.default_rng(0)
     layers = []
     for _ in range(3):  # whole numbers: exact in float32
-        W = sp.random_array((512, 512), density=0.05, rng=rng)
+        W = sp.random_array((256, 256), density=0.1, rng=rng)
         W.data = np.rint(4 * W.data) - 1
         layers += [Linear(W, -1.0), "relu"]
-    return Network(layers), rng.integers(0, 2, (700, 512))
+    return Network(layers), rng.integers(0, 2, (700, 256))
 
 def expected(network, X):
     Y = X.T.astype(float)
@@ -35,26 +35,26 @@ def expected(network, X):
 """
 
 
-@pytest.mark.parametrize("samples", [64, 700])  # one tile split among threads, and many tiles
 @pytest.mark.parametrize("backend", ALL)
-def test_fork_after_a_parallel_prediction(backend, samples):
+def test_fork_after_a_parallel_prediction(backend):
     run_script(
         NETWORK
-        + f"""
+        + """
 import os, signal, warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # 3.12: fork with threads, the very point
 network, X = make()
-X = X[:{samples}]
-wanted = predict(network, X)
+wanted = predict(network, X)  # many tiles
+predict(network, X[:64])  # one tile, its rows split among the threads
 assert np.array_equal(wanted, expected(network, X))
 child = os.fork()
 if not child:
     signal.alarm(30)
     same = np.array_equal(predict(network, X), wanted)
+    one = np.array_equal(predict(network, X[:64]), wanted[:64])
     again = np.array_equal(predict(make()[0], X, batch_size=16), wanted)
-    os._exit(0 if same and again else 3)
+    os._exit(0 if same and one and again else 3)
 _, status = os.waitpid(child, 0)
-assert status == 0, f"child ended with {{status}}"
+assert status == 0, f"child ended with {status}"
 assert np.array_equal(predict(network, X), wanted)
 """,
         backend,
@@ -143,10 +143,10 @@ from gbdnn.backends._init import is_blocking
 assert is_blocking() == {"blocking=True" in start}
 network, X = make()
 wanted = expected(network, X)
-for _ in range(3):
+for _ in range(2):
     assert np.array_equal(predict(network, X, batch_size=64), wanted)
 with ThreadPoolExecutor(4) as pool:
-    for result in pool.map(lambda _: predict(network, X, batch_size=64), range(8)):
+    for result in pool.map(lambda _: predict(network, X, batch_size=64), range(4)):
         assert np.array_equal(result, wanted)
 """,
         backend,
@@ -157,10 +157,10 @@ with ThreadPoolExecutor(4) as pool:
 def test_import_is_light():
     run_script("""
 import sys, time
-begin = time.perf_counter()
+begin = time.process_time()
 import gbdnn
-seconds = time.perf_counter() - begin
-heavy = {"graphblas", "numba", "scipy", "scipy.sparse", "sklearn", "rich", "click"} & set(sys.modules)
+seconds = time.process_time() - begin
+heavy = {"graphblas", "numba", "scipy", "sklearn", "rich", "click"} & set(sys.modules)
 assert not heavy, heavy
 assert seconds < 0.3, seconds
 assert set(gbdnn.__all__) <= set(dir(gbdnn))

@@ -96,7 +96,11 @@ def test_brute_force_sees_a_wrong_claim(rng):
 def test_zero_is_kept_exactly_if_h_of_b_is_zero(bias, activation, rng):
     Z = np.broadcast_to(np.array(bias, np.float32), 3).reshape(3, 1).copy()
     activation.apply(Z)
-    for weight in (random_csr(rng, 3, 5), random_csr(rng, 3, 5).to_dense(), as_csr(np.zeros((3, 5)))):
+    for weight in (
+        random_csr(rng, 3, 5),
+        random_csr(rng, 3, 5).to_dense(),
+        as_csr(np.zeros((3, 5))),
+    ):
         assert (0.0 in kept(weight, bias, activation)) == (not Z.any())
 
 

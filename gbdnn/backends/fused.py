@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from numba.core import event
 
-from gbdnn.backends import _kernels
+from gbdnn.backends import _columns, _kernels
 from gbdnn.backends._groups import Grouped, GroupedRows, group_dense, group_rows
 from gbdnn.backends.base import Activation
 from gbdnn.errors import DtypeError, InputError, ShapeError
@@ -113,6 +113,7 @@ class FusedBackend:
     """
 
     name = "fused"
+    columns = _columns
 
     def prepare(self, weight: CSR | Array) -> FusedWeight:
         """Group the rows; indices become uint16 where they fit.
