@@ -33,10 +33,9 @@ __all__ = ["Affine", "Sink", "Source", "Step", "Work", "prepare_step", "run"]
 
 Array = npt.NDArray[Any]
 SMALL = 1 << 26  # bytes that are allocated without looking at what is free, which takes 50 us
-# Tile widths are padded to a multiple: 64 bytes of float32, the register of AVX-512. Columns left
-# over would be rounded in another way (no fused operations), and dropping moves columns about.
+STRIP = 64  # columns that a kernel takes through a row at a time, at the most
 NARROW = 32  # columns: a tile for each thread beats split rows down to this width
-LANES = 16
+LANES = 16  # float32 in the widest register: narrower strips are computed in another way
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,9 +164,9 @@ def run(
     if inputs.count < width * threads:  # a tile for each thread, unless they get too narrow
         width = max(_padded(-(-inputs.count // threads)), min(NARROW, width))
     _check_room(source, inputs.count and threads, width)
-    skip = skip and inputs.count > LANES  # below, looking for them costs more than it saves
+    skip = skip and inputs.count > NARROW  # below, looking for them costs more than it saves
     this = _Run(backend, source, sink, threads, width, skip, progress or _ignore)
-    this.lanes = LANES if inputs.count > LANES // 2 else 1  # nothing is merged or dropped then
+    this.lanes = _lanes(inputs.count, width)
     if inputs.count == 0:
         pass
     elif getattr(backend, "sparse_activations", False):
@@ -227,7 +226,9 @@ class _Run:
         """Return this thread's two tile buffers."""
         if not hasattr(self.local, "buffers"):
             self.local.buffers = _Buffers(
-                self.source.widest * _padded(self.width), self.source.dtype, self.lanes
+                self.source.widest * _padded(self.width, self.lanes),
+                self.source.dtype,
+                self.lanes,
             )
         found: _Buffers = self.local.buffers
         return found
@@ -481,7 +482,7 @@ def prepare_step(backend: Backend, affine: Affine) -> Step:
 
 def _check_room(source: Source, threads: int, width: int) -> None:
     """Refuse tiles that do not fit into memory: two buffers for each thread."""
-    nbytes = 2 * threads * source.widest * _padded(width) * source.dtype.itemsize
+    nbytes = 2 * threads * source.widest * _padded(width, STRIP) * source.dtype.itemsize
     if nbytes > SMALL and nbytes > (free := available_bytes()):
         raise MemoryBudgetError(
             "batch_size",
@@ -493,6 +494,17 @@ def _check_room(source: Source, threads: int, width: int) -> None:
 
 def _ignore(done: int) -> None:
     """Take no notice."""
+
+
+def _lanes(count: int, width: int) -> int:
+    """Return the number of columns whose multiples tiles are padded to.
+
+    Kernels may sum in another order for narrow strips of columns than for wide ones. So that a
+    column rounds alike in whatever tile it ends up, all tiles of a run consist of equal strips.
+    """
+    if count > NARROW:
+        return next(lanes for lanes in (LANES, NARROW, STRIP) if lanes >= min(width, STRIP))
+    return LANES if count > LANES // 2 else 1  # one tile, from which nothing is dropped
 
 
 def _padded(width: int, lanes: int = LANES) -> int:

@@ -13,8 +13,8 @@ maps c*1 to c*1. Then it need not be computed any more. Two numbers occur:
 Both tests are made once per layer. A column settles in the middle of a stage only if the rest of
 the stage keeps it; it is parked, and wakes again if a later stage holds a layer that would change
 it. As columns do not interact, the result equals the one without skipping bit for bit, if the
-backend takes a column's sums in the same order in tiles of every width: `graphblas` does, `fused`
-and BLAS may round the columns that are not skipped in another way.
+backend takes a column's sums in the same order in all tiles: `graphblas` does, `fused` does for the
+widths that the executor makes. BLAS promises no order and may round columns that stay differently.
 """
 
 from __future__ import annotations

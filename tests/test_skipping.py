@@ -122,6 +122,13 @@ def test_small_cases(weight, bias, expected):
     assert kept(as_csr(weight), bias, ReLU(2.0)) == expected
 
 
+def test_products_that_underflow_are_not_counted_on(rng):
+    least = float(np.finfo(np.float32).smallest_subnormal)
+    weight = np.full((2, 3), 0.5, np.float32)  # the sum is 1.5 caps, each product rounds to 0
+    assert not really_keeps(weight, np.zeros(2, np.float32), ReLU(least), least, rng)
+    assert least not in kept(weight, 0.0, ReLU(least))
+
+
 def test_iso_weights_count_like_others():
     many = as_csr(np.full((3, 5), 0.5))
     iso = type(many)(many.indptr, many.indices, np.full(1, 0.5), many.shape)
