@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from gbdnn import __version__
+from gbdnn.bench.cli import bench
 from gbdnn.errors import GbdnnError, InputError
 
 __all__ = ["cli", "main"]
@@ -48,6 +49,9 @@ def _show_warning(message: Any, *where: Any) -> None:
 @click.version_option(__version__, prog_name="gbdnn")
 def cli() -> None:
     """Sparse deep neural networks on a CPU, at a cost that follows the non-zeros."""
+
+
+cli.add_command(bench)
 
 
 @cli.group()

@@ -306,7 +306,7 @@ class _Checkpoint:
     def read(self, sink: _ColumnSums, work: Work) -> int:
         """Fill `sink` and `work`; return how many inputs are done, with a damaged file none."""
         try:
-            with np.load(self.path, allow_pickle=False) as found:
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as found:
                 done, alive, sums, counts = (found[name] for name in ("done", *FIELDS))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             return 0
