@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sys
 import warnings
@@ -12,7 +13,7 @@ from typing import Any
 
 import click
 
-from gbdnn import __version__
+from gbdnn import __version__, calibration
 from gbdnn.bench.cli import bench
 from gbdnn.errors import GbdnnError, InputError
 
@@ -27,6 +28,8 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 def main() -> None:
     """Run the command line; exit 0 on success, 1 on failure, 2 on wrong usage, 130 on Ctrl-C."""
     warnings.showwarning = _show_warning  # type: ignore[assignment]
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("gbdnn").setLevel(logging.INFO)  # says what takes seconds: compiling, ...
     try:
         status = cli.main(standalone_mode=False)
     except click.exceptions.Abort:
@@ -52,6 +55,7 @@ def cli() -> None:
 
 
 cli.add_command(bench)
+cli.add_command(calibration.command)
 
 
 @cli.group()

@@ -86,7 +86,7 @@ class Network:
         self,
         X: Any,
         *,
-        backend: str = "graphblas",
+        backend: str = "fused",
         batch_size: int | None = None,
         threads: int | None = None,
         progress: bool | Callable[[int], None] = False,
@@ -100,7 +100,8 @@ class Network:
         X : array_like or scipy sparse, shape (n_samples, in_features)
             Any real dtype and memory order; never modified, a sparse batch is never made dense.
         backend : str
-            A name in `gbdnn.backends.BACKENDS`.
+            "fused", "graphblas", "graphblas-reference", "dense" or "auto", which picks one for each
+            layer from times measured on this machine (some seconds at its first use).
         batch_size : int, optional
             Samples that go through the layers together (the tile); default what is fastest.
         threads : int, optional
@@ -151,9 +152,35 @@ class Network:
             executor.run(self, inputs, sink, progress=progress or None, **options)
         return out
 
-    def summary(self) -> Summary:
-        """Return a table of the layers: shape, non-zeros, density, bytes, edges."""
-        return Summary(tuple(_row(k, layer) for k, layer in enumerate(self.layers)))
+    def summary(
+        self, backend: str | None = None, *, batch_size: int = 64, threads: int | None = None
+    ) -> Summary:
+        """Return a table of the layers: shape, non-zeros, density, bytes, edges.
+
+        Parameters
+        ----------
+        backend : str, optional
+            Adds a column with the engine that computes each layer. With "auto" that is what the
+            cost table of this machine says (the first use measures it); nothing is computed.
+        batch_size : int
+            Samples in a call of `predict` for which "auto" is asked.
+        threads : int, optional
+            Default all cores.
+        """
+        engines = [""] * len(self.layers)
+        if backend is not None:
+            chosen = get_backend(backend)
+            batch, cores = _check_batch_size(batch_size) or 1, check_threads(threads)
+            choice = getattr(chosen, "choice", lambda *layer: backend)
+            engines = [
+                choice(layer.weight, batch, cores) if isinstance(layer, Linear) else ""
+                for layer in self.layers
+            ]
+        rows = (
+            _row(k, layer) | ({"backend": engine} if backend is not None else {})
+            for k, (layer, engine) in enumerate(zip(self.layers, engines, strict=True))
+        )
+        return Summary(tuple(rows))
 
     # -- what the executor asks of a source of layers ----------------------------------------------
 
@@ -190,7 +217,10 @@ class Summary:
     def __str__(self) -> str:
         head = ("layer", "kind", "shape (out x in)", "nnz", "density", "bytes", "edges")
         lines = [(str(row["layer"]), row["kind"], _shape(row), *_numbers(row)) for row in self.rows]
-        table = [head, *lines, ("total", "", "", *_numbers(self.total))]
+        table: list[tuple[str, ...]] = [head, *lines, ("total", "", "", *_numbers(self.total))]
+        if "backend" in self.rows[0]:
+            column = ["backend", *(row["backend"] for row in self.rows), ""]
+            table = [(*line, cell) for line, cell in zip(table, column, strict=True)]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         return "\n".join(
             "  ".join(

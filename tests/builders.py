@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ def random_network(
 ) -> Network:
     """Return a network with layers of `widths`; biases are normal numbers times 0.3."""
     layers: list[Any] = []
-    for columns, rows in zip(widths, widths[1:], strict=False):
+    for columns, rows in pairwise(widths):
         bias = 0.3 * rng.standard_normal(None if scalar_bias else rows)
         layers += [Linear(random_csr(rng, rows, columns, density), bias, dtype=dtype), activation]
     return Network(layers)
@@ -70,9 +71,7 @@ def settling_network(
     return Network(layers)
 
 
-def run_script(
-    script: str, *args: str, timeout: float = 60
-) -> subprocess.CompletedProcess[str]:
+def run_script(script: str, *args: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
     """Run Python code in a fresh interpreter; fails if it fails or hangs."""
     done = subprocess.run(
         [sys.executable, "-c", script, *args], capture_output=True, text=True, timeout=timeout,

@@ -56,8 +56,8 @@ ERRORS: dict[str, Callable[[Array, Array, Array, float], Array]] = {
     "Sigmoid": _elementwise(1, lambda Z, h, eps: ULPS * eps * abs(h)),
     "GELU": _elementwise(1.13, lambda Z, h, eps: ULPS * eps * abs(Z)),
     # the exponents err by E and by rounding z - max z; the sum by one rounding for each term
-    "Softmax": lambda Z, h, E, eps: h * np.expm1(
-        2 * E.max(axis=0) + eps * (2 * abs(Z).max(axis=0) + len(Z) + ULPS)
+    "Softmax": lambda Z, h, E, eps: (
+        h * np.expm1(2 * E.max(axis=0) + eps * (2 * abs(Z).max(axis=0) + len(Z) + ULPS))
     ),
 }
 

@@ -11,6 +11,7 @@ from gbdnn.errors import choose
 __all__ = ["BACKENDS", "get_backend"]
 
 BACKENDS = {
+    "auto": ("gbdnn.backends.auto", "AutoBackend"),
     "dense": ("gbdnn.backends.dense", "DenseBackend"),
     "fused": ("gbdnn.backends.fused", "FusedBackend"),
     "graphblas": ("gbdnn.backends.graphblas", "GraphBLASBackend"),
