@@ -17,6 +17,8 @@ PACKAGES = (
     "gbdnn", "numpy", "scipy", "python-graphblas", "suitesparse-graphblas", "numba", "scikit-learn",
 )  # fmt: skip
 
+EXTENSIONS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16")
+
 
 def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
     """Return the versions of Python and of installed packages, without importing them."""
@@ -42,7 +44,11 @@ def machine() -> dict[str, Any]:
                 break
     except OSError:
         pass
-    vectors = [name for name in ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16") if name in flags.split()]
+    vectors = [
+        name
+        for name in ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16")
+        if name in flags.split()
+    ]
     return {
         "processor": model,
         "cores": available_cores(),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -22,20 +22,29 @@ import numpy as np
 import numpy.typing as npt
 
 from gbdnn import columns
-from gbdnn.backends.base import Activation, Backend, Prepared, aligned_empty
+from gbdnn.backends.base import Activation, Backend, Prepared
 from gbdnn.errors import MemoryBudgetError
 from gbdnn.inputs import Inputs
 from gbdnn.memory import available_bytes
 from gbdnn.skipping import constants_kept
 from gbdnn.sparse import CSR
+from gbdnn.tiles import (
+    NARROW,
+    STRIP,
+    Block,
+    Buffers,
+    Tile,
+    load_inputs,
+    load_pieces,
+    merged,
+    padded,
+    whole_strip,
+)
 
 __all__ = ["Affine", "Sink", "Source", "Step", "Work", "prepare_step", "run"]
 
 Array = npt.NDArray[Any]
 SMALL = 1 << 26  # bytes that are allocated without looking at what is free, which takes 50 us
-STRIP = 64  # columns that a kernel takes through a row at a time, at the most
-NARROW = 32  # columns: a tile for each thread beats split rows down to this width
-LANES = 16  # float32 in the widest register: narrower strips are computed in another way
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,17 +131,6 @@ class Work:
         return self
 
 
-@dataclass(frozen=True, eq=False)
-class Block:
-    """Columns between two stages: Y has shape (features, len(ids))."""
-
-    ids: Array
-    Y: Array
-
-
-Tile = Callable[["_Buffers"], tuple[Array, Array]]  # loads (ids, Y) into a worker's buffers
-
-
 def run(
     source: Source,
     inputs: Inputs,
@@ -162,11 +160,11 @@ def run(
     begin = time.perf_counter()
     width = width or backend.tile_width(source.widest, source.dtype)
     if inputs.count < width * threads:  # a tile for each thread, unless they get too narrow
-        width = max(_padded(-(-inputs.count // threads)), min(NARROW, width))
+        width = max(padded(-(-inputs.count // threads)), min(NARROW, width))
     _check_room(source, inputs.count and threads, width)
     skip = skip and inputs.count > NARROW  # below, looking for them costs more than it saves
-    this = _Run(backend, source, sink, threads, width, skip, progress or _ignore)
-    this.lanes = _lanes(inputs.count, width)
+    lanes = whole_strip(inputs.count, width)
+    this = _Run(backend, source, sink, threads, width, lanes, skip, progress or _ignore)
     if inputs.count == 0:
         pass
     elif getattr(backend, "sparse_activations", False):
@@ -191,14 +189,15 @@ class _Run:
         sink: Sink,
         threads: int,
         width: int,
+        lanes: int,
         skip: bool,
         advance: Callable[[int], None],
     ) -> None:
         self.backend, self.source, self.sink = backend, source, sink
         self.columns = getattr(backend, "columns", columns)  # compiled, where the backend has them
-        self.threads, self.width, self.skip, self.advance = threads, width, skip, advance
+        self.threads, self.width, self.lanes = threads, width, lanes
+        self.skip, self.advance = skip, advance
         self.effective_edges, self.waited = 0, 0.0
-        self.lanes = LANES
         self.parked: dict[float, list[Array]] = {}
         self.lock = threading.Lock()
         self.local = threading.local()
@@ -222,15 +221,15 @@ class _Run:
             found = list(self.pool.map(partial(task, 1), tiles))
         return [block for block in found if block is not None]
 
-    def buffers(self) -> _Buffers:
+    def buffers(self) -> Buffers:
         """Return this thread's two tile buffers."""
         if not hasattr(self.local, "buffers"):
-            self.local.buffers = _Buffers(
-                self.source.widest * _padded(self.width, self.lanes),
+            self.local.buffers = Buffers(
+                self.source.widest * padded(self.width, self.lanes),
                 self.source.dtype,
                 self.lanes,
             )
-        found: _Buffers = self.local.buffers
+        found: Buffers = self.local.buffers
         return found
 
     def park(self, ids: Array, value: float) -> None:
@@ -243,23 +242,9 @@ class _Run:
         return sum(len(ids) for groups in self.parked.values() for ids in groups)
 
 
-class _Buffers:
-    """Two aligned vectors: a layer reads its columns from one and writes into the other."""
-
-    def __init__(self, size: int, dtype: np.dtype[Any], lanes: int) -> None:
-        self.lanes = lanes
-        self.front, self.back = aligned_empty(size, dtype), aligned_empty(size, dtype)
-
-    def next(self, features: int, columns: int) -> Array:
-        """Return the buffer that is not in use as (features, columns padded) and swap."""
-        self.front, self.back = self.back, self.front
-        width = _padded(columns, self.lanes)
-        return self.front[: features * width].reshape(features, width)
-
-
 def _run_one_tile(this: _Run, inputs: Inputs) -> None:
     """Take a small batch through all layers: no stages and no threads but the backend's own."""
-    tile: Tile = partial(_load_inputs, inputs, 0, inputs.count)
+    tile: Tile = partial(load_inputs, inputs, 0, inputs.count)
     _through(this, list(this.source.steps(this.backend)), [tile], last=True)
     _fill_parked(this)
 
@@ -272,18 +257,18 @@ def _run_tiles(this: _Run, inputs: Inputs, budget: int | None) -> None:
     size = 2 if inputs.count <= capacity else 32
     size = size if this.skip else source.depth  # without survivors to merge: one stage if it fits
     begin = time.perf_counter()
-    head = next(_stages(source.steps(this.backend), size, budget))
+    head = next(_stages(this, 0, size, budget))
     this.waited += time.perf_counter() - begin if source.lazy else 0.0
     waiting: list[Block] = []
     for start in range(0, inputs.count, capacity):
         stop = min(start + capacity, inputs.count)
         tiles: list[Tile] = [
-            partial(_load_inputs, inputs, left, min(left + this.width, stop))
+            partial(load_inputs, inputs, left, min(left + this.width, stop))
             for left in range(start, stop, this.width)
         ]
         waiting += _through(this, head, tiles, last=len(head) == source.depth)
         if stop == inputs.count or sum(len(block.ids) for block in waiting) > capacity // 2:
-            rest = _stages(source.steps(this.backend, len(head)), 2 * size, budget)
+            rest = _stages(this, len(head), 2 * size, budget)
             _finish(this, waiting, rest, len(head))
             waiting = []
 
@@ -291,18 +276,21 @@ def _run_tiles(this: _Run, inputs: Inputs, budget: int | None) -> None:
 def _finish(this: _Run, blocks: list[Block], stages: Iterator[list[Step]], done: int) -> None:
     """Take blocks through the remaining stages, then hand out what is parked."""
     depth = this.source.depth
-    for stage in _prefetched(this, stages) if this.source.lazy else stages:
+    if this.source.lazy:
+        stages = _prefetched(this, stages)
+    while blocks or not this.parked.keys() <= this.source.keeps:
+        stage = next(stages, None)
+        if stage is None:
+            break
         kept = frozenset.intersection(*(step.keeps for step in stage))
         for value in [value for value in this.parked if value not in kept]:
             ids = np.concatenate(this.parked.pop(value))
             blocks.append(Block(ids, np.broadcast_to(value, (stage[0].in_features, len(ids)))))
         done += len(stage)
         this.advance(len(stage) * this.parked_columns())
-        tiles: list[Tile] = [partial(_load_pieces, tile) for tile in _merged(blocks, this.width)]
+        tiles: list[Tile] = [partial(load_pieces, tile) for tile in merged(blocks, this.width)]
         blocks = _through(this, stage, tiles, last=done == depth)
-        if not blocks and this.parked.keys() <= this.source.keeps:
-            this.advance((depth - done) * this.parked_columns())
-            break
+    this.advance((depth - done) * this.parked_columns())
     _fill_parked(this)
 
 
@@ -402,11 +390,13 @@ def _run_sparse(this: _Run, inputs: Inputs, budget: int | None) -> None:
 # -- stages and tiles ------------------------------------------------------------------------------
 
 
-def _stages(steps: Iterable[Step], size: int, budget: int) -> Iterator[list[Step]]:
+def _stages(this: _Run, start: int, size: int, budget: int) -> Iterator[list[Step]]:
     """Group layers: `size` of them, then twice as many each time, within the bytes of `budget`."""
     stage: list[Step] = []
     nbytes = 0
-    for step in steps:
+    for step in this.source.steps(this.backend, start):
+        if this.cancelled.is_set():  # Ctrl-C while a thread fetches hundreds of layers ahead
+            return
         stage.append(step)
         nbytes += step.weight.nbytes
         if len(stage) >= size or nbytes >= budget:
@@ -430,42 +420,6 @@ def _prefetched(this: _Run, stages: Iterator[list[Step]]) -> Iterator[list[Step]
             yield stage
 
 
-def _load_inputs(inputs: Inputs, start: int, stop: int, buffers: _Buffers) -> tuple[Array, Array]:
-    Y = buffers.next(inputs.features, stop - start)
-    inputs.load(start, stop, Y[:, : stop - start])
-    Y[:, stop - start :] = 0
-    return np.arange(start, stop), Y
-
-
-def _load_pieces(pieces: list[Block], buffers: _Buffers) -> tuple[Array, Array]:
-    ids = np.concatenate([piece.ids for piece in pieces])
-    Y = buffers.next(len(pieces[0].Y), len(ids))
-    left = 0
-    for piece in pieces:
-        Y[:, left : left + len(piece.ids)] = piece.Y
-        left += len(piece.ids)
-    Y[:, left:] = 0
-    return ids, Y
-
-
-def _merged(blocks: list[Block], width: int) -> Iterator[list[Block]]:
-    """Cut and join blocks to groups of `width` columns."""
-    group: list[Block] = []
-    room = width
-    for block in blocks:
-        start = 0
-        while start < len(block.ids):
-            part = slice(start, start + room)
-            group.append(Block(block.ids[part], block.Y[:, part]))
-            start += len(group[-1].ids)
-            room -= len(group[-1].ids)
-            if not room:
-                yield group
-                group, room = [], width
-    if group:
-        yield group
-
-
 def prepare_step(backend: Backend, affine: Affine) -> Step:
     """Bring a layer into the backend's form."""
     weight = affine.weight
@@ -482,7 +436,7 @@ def prepare_step(backend: Backend, affine: Affine) -> Step:
 
 def _check_room(source: Source, threads: int, width: int) -> None:
     """Refuse tiles that do not fit into memory: two buffers for each thread."""
-    nbytes = 2 * threads * source.widest * _padded(width, STRIP) * source.dtype.itemsize
+    nbytes = 2 * threads * source.widest * padded(width, STRIP) * source.dtype.itemsize
     if nbytes > SMALL and nbytes > (free := available_bytes()):
         raise MemoryBudgetError(
             "batch_size",
@@ -494,18 +448,3 @@ def _check_room(source: Source, threads: int, width: int) -> None:
 
 def _ignore(done: int) -> None:
     """Take no notice."""
-
-
-def _lanes(count: int, width: int) -> int:
-    """Return the number of columns whose multiples tiles are padded to.
-
-    Kernels may sum in another order for narrow strips of columns than for wide ones. So that a
-    column rounds alike in whatever tile it ends up, all tiles of a run consist of equal strips.
-    """
-    if count > NARROW:
-        return next(lanes for lanes in (LANES, NARROW, STRIP) if lanes >= min(width, STRIP))
-    return LANES if count > LANES // 2 else 1  # one tile, from which nothing is dropped
-
-
-def _padded(width: int, lanes: int = LANES) -> int:
-    return -(-width // lanes) * lanes

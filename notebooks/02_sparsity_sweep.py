@@ -35,9 +35,8 @@ import pandas as pd
 from matplotlib.ticker import LogLocator
 
 from gbdnn.backends._roofline import probe_roofline
-from gbdnn.bench import grid, load
+from gbdnn.bench import grid, load, sweep
 from gbdnn.bench.figures import crossover
-from gbdnn.bench.sweep import sweep
 from gbdnn.bench.timing import Timing
 from gbdnn.environment import machine, versions
 

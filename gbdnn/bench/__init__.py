@@ -14,10 +14,16 @@ if TYPE_CHECKING:
     from gbdnn.bench.cells import Cell as Cell
     from gbdnn.bench.cells import grid as grid
     from gbdnn.bench.figures import plot as plot
+    from gbdnn.bench.harness import sweep as sweep
     from gbdnn.bench.store import load as load
-    from gbdnn.bench.sweep import sweep as sweep
 
-_HOME_OF = {"Cell": "cells", "grid": "cells", "load": "store", "plot": "figures", "sweep": "sweep"}
+_HOME_OF = {
+    "Cell": "cells",
+    "grid": "cells",
+    "load": "store",
+    "plot": "figures",
+    "sweep": "harness",
+}
 
 __all__ = ["Cell", "grid", "load", "plot", "sweep"]
 

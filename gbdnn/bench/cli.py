@@ -151,7 +151,7 @@ def bench_sweep(
     """
     from gbdnn.bench import store, table
     from gbdnn.bench.cells import grid
-    from gbdnn.bench.sweep import sweep
+    from gbdnn.bench.harness import sweep
     from gbdnn.bench.timing import Timing
     from gbdnn.memory import check_threads
     from gbdnn.progress import bar

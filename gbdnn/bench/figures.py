@@ -367,9 +367,6 @@ def _save(plt: Any, figure: Any, stem: Path) -> list[Path]:
 
 def _matplotlib() -> Any:
     try:
-        import matplotlib
-
-        matplotlib.use("Agg")
         from matplotlib import pyplot
     except ImportError:
         raise MissingDependencyError(

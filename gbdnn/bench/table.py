@@ -17,7 +17,7 @@ def show(records: list[dict[str, Any]], *, wide: bool) -> None:
     Parameters
     ----------
     records : list of dict
-        See `gbdnn.bench.sweep`.
+        See `gbdnn.bench.harness`.
     wide : bool
         Use as many columns as the table takes, as for a file.
     """

@@ -86,7 +86,7 @@ def measure_engine(
     Returns
     -------
     dict
-        What the worker contributes to a record (`gbdnn.bench.sweep` adds the rest).
+        What the worker contributes to a record (`gbdnn.bench.harness` adds the rest).
     """
     from gbdnn.bench.burble import kernels_of
     from gbdnn.bench.oracle import compare

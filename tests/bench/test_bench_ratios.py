@@ -1,7 +1,7 @@
 """Speed as ratios between engines of one run; absolute seconds depend on the machine."""
 
 from gbdnn.bench.cells import grid
-from gbdnn.bench.sweep import sweep
+from gbdnn.bench.harness import sweep
 from gbdnn.bench.timing import Timing
 
 

@@ -6,9 +6,9 @@ import sys
 import pytest
 
 from gbdnn.bench import cells, store
-from gbdnn.bench import sweep as module
+from gbdnn.bench import harness as module
 from gbdnn.bench.cells import Cell, grid, needed_bytes
-from gbdnn.bench.sweep import sweep, worker_environment
+from gbdnn.bench.harness import sweep, worker_environment
 from gbdnn.bench.timing import Timing
 from gbdnn.errors import InputError, MemoryBudgetError
 
