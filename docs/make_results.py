@@ -32,8 +32,8 @@ def challenge(out: Path) -> str:
     return (
         "## The Graph Challenge, 1,024 neurons x 120 layers, against torch\n\n"
         "`gbdnn bench challenge`. torch-csr takes 1,024 columns at a time, bias first and bounds\n"
-        "in place; with skipping it drops dead columns after each layer. graphblas-reference is the\n"
-        "paper's pair of semirings on sparse Y, which drops dead inputs by itself.\n\n" + text
+        "in place; with skipping it drops dead columns after each layer. graphblas-reference is\n"
+        "the paper's pair of semirings on sparse Y, which drops dead inputs by itself.\n\n" + text
     )
 
 
