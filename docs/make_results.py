@@ -11,6 +11,7 @@ from gbdnn.bench import load
 
 DOCS = Path(__file__).parent
 ENGINES = ["fused", "auto", "graphblas", "dense", "torch-csr", "torch-dense", "scipy"]
+BEGIN, END = "<!-- docs/make_results.py writes from here -->", "<!-- to here -->"
 HEAD = """# Results
 
 Written by `docs/measure.sh MNIST.npz OUT` and `python docs/make_results.py OUT`, not by hand. The
@@ -24,6 +25,11 @@ def main(out: Path) -> None:
     """Join the tables and copy the figures."""
     parts = [HEAD, challenge(out), networks(out), mlp(out / "mlp"), kepner(out / "kepner")]
     (DOCS / "results.md").write_text("\n".join(part for part in parts if part))
+    readme = DOCS.parent / "README.md"
+    before, _, rest = readme.read_text().partition(BEGIN)
+    after = rest.partition(END)[2]
+    table = (out / "challenge.md").read_text()
+    readme.write_text(f"{before}{BEGIN}\n{table}{END}{after}")
 
 
 def challenge(out: Path) -> str:
