@@ -1,6 +1,5 @@
 """Write docs/results.md from what docs/measure.sh measured: python docs/make_results.py OUT."""
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -119,7 +118,7 @@ def mark(frame: pd.DataFrame, engine: str, batch: int, density: float, ms: float
     if here.empty:
         return ""
     row = here.iloc[0]
-    return f"{ms:.3g}" + "!" * (row["others_busy"] > 0.1) + "~" * (row["spread"] > 0.05)
+    return f"{ms:.3g}" + "!" * int(row["others_busy"] > 0.1) + "~" * int(row["spread"] > 0.05)
 
 
 def limit(row: pd.Series) -> str:
@@ -129,12 +128,21 @@ def limit(row: pd.Series) -> str:
 
 
 def origin(frame: pd.DataFrame) -> str:
-    """Return machine and versions of the first record."""
+    """Return machine, limits and versions of the first record."""
     row = frame.iloc[0]
-    keys = [key for key in row.index if key.startswith(("machine", "versions"))]
-    found = {key: row[key] for key in keys if not pd.isna(row[key]).all()} if keys else {}
-    text = json.dumps({key: str(value) for key, value in found.items()})[1:-1].replace('"', "")
-    return f"{int(row['threads'])} threads; {text}.\n\n"
+    machine = f"{row['machine.processor']}, {row['machine.cores']} cores"
+    packages = ", ".join(
+        f"{key.partition('.')[2]} {row[key]}"
+        for key in row.index
+        if key.startswith("versions.") and isinstance(row[key], str)
+    )
+    limits = ", ".join(
+        f"{key.partition('.')[2]} {row[key]:.0f}"
+        for key in row.index
+        if key.startswith("roofline.") and isinstance(row[key], float)
+    )
+    limits = f"; limits measured in the same run, in GFMA/s: {limits}" if limits else ""
+    return f"{int(row['threads'])} threads; {machine}{limits}; {packages}.\n\n"
 
 
 def copy(folder: Path, prefix: str, names: tuple[str, ...]) -> str:
