@@ -40,6 +40,7 @@ from gbdnn.tiles import (
     padded,
     whole_strip,
 )
+from gbdnn.workers import share
 
 __all__ = ["Affine", "Sink", "Source", "Step", "Work", "prepare_step", "run"]
 
@@ -202,24 +203,29 @@ class _Run:
         self.lock = threading.Lock()
         self.local = threading.local()
         self.cancelled = threading.Event()
-        self.pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> _Run:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.cancelled.set()  # Ctrl-C: workers stop at the next layer
-        if self.pool is not None:
-            self.pool.shutdown(wait=True, cancel_futures=True)
+        self.cancelled.set()  # a thread that fetches layers ahead stops
 
     def map(self, task: Callable[[int, Tile], Block | None], tiles: list[Tile]) -> list[Block]:
         """Run the tiles on the workers; with fewer tiles than workers split each tile's rows."""
         if len(tiles) < self.threads or self.threads == 1:
             found = [task(self.threads, tile) for tile in tiles]
         else:
-            self.pool = self.pool or ThreadPoolExecutor(self.threads, "gbdnn")
-            found = list(self.pool.map(partial(task, 1), tiles))
+            found = share(partial(self._until_cancelled, task), tiles, self.threads)
         return [block for block in found if block is not None]
+
+    def _until_cancelled(
+        self, task: Callable[[int, Tile], Block | None], tile: Tile
+    ) -> Block | None:
+        try:
+            return task(1, tile)
+        except BaseException:
+            self.cancelled.set()  # the others stop at their next layer
+            raise
 
     def buffers(self) -> Buffers:
         """Return this thread's two tile buffers."""

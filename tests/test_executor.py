@@ -243,9 +243,9 @@ def test_packed_bits(samples, rng):
 
 
 def ours():
-    """Return the executor's threads that are alive."""
+    """Return the executor's threads that are alive, but for the workers that it keeps."""
     names = [thread.name for thread in threading.enumerate()]
-    return [name for name in names if name.startswith("gbdnn") and "fused" not in name]
+    return [name for name in names if name.startswith("gbdnn") and "worker" not in name]
 
 
 class Stop(Exception):

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -27,6 +25,7 @@ from gbdnn.backends._groups import Grouped, GroupedRows, group_dense, group_rows
 from gbdnn.backends.base import Activation
 from gbdnn.errors import DtypeError, InputError, ShapeError
 from gbdnn.sparse import CSR
+from gbdnn.workers import share
 
 __all__ = ["FusedBackend", "FusedWeight", "on_compile", "preferred_tile"]
 
@@ -165,12 +164,8 @@ class FusedBackend:
         batch = (bias.reshape(-1), Y, out)
         blocked = Y.shape[1] * w.dtype.itemsize >= WIDE
         if threads > 1 and w.edges * max(Y.shape[1], LATENCY) >= SMALL:
-            first, *others = w.shares(threads, blocked=blocked)
-            pool = _pool(threads)
-            futures = [pool.submit(_run, share, batch, low, high) for share in others]
-            _run(first, batch, low, high)
-            for future in futures:
-                future.result()
+            shares = w.shares(threads, blocked=blocked)
+            share(lambda part: _run(part, batch, low, high), shares, threads)
         else:
             _run(w.whole_in_blocks if blocked else w.whole, batch, low, high)
         if clamp is None:
@@ -256,25 +251,3 @@ def _ensure_compiled(real: np.dtype[Any], index: np.dtype[Any]) -> None:
 
 
 _compiling = threading.Lock()
-_lock = threading.Lock()
-_executor: ThreadPoolExecutor | None = None
-_workers = 0
-
-
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Return a pool with at least threads - 1 workers; a thread that waits for it also works."""
-    global _executor, _workers
-    with _lock:
-        if _executor is None or _workers < threads - 1:
-            _executor, _workers = ThreadPoolExecutor(threads - 1, "gbdnn-fused"), threads - 1
-        return _executor
-
-
-def _forget_pool() -> None:
-    """In a forked child the parent's threads do not exist."""
-    global _executor, _workers, _lock
-    _lock, _executor, _workers = threading.Lock(), None, 0
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)

@@ -1,0 +1,81 @@
+"""The worker threads: one pool for the process, kept between calls, made anew after fork."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+__all__ = ["share"]
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
+_lock = threading.Lock()
+_pool: ThreadPoolExecutor | None = None
+_size = 0
+
+
+def share(task: Callable[[Item], Found], items: Iterable[Item], threads: int) -> list[Found]:
+    """Return ``[task(item) for item in items]``, computed by this thread and threads - 1 workers.
+
+    Whoever is free takes the next item. This thread works too: waking another one costs 50 us and
+    more, so short work is done before the workers come. An exception, also a KeyboardInterrupt in
+    this thread, stops the handing out of items; it is raised when no worker is inside `task` any
+    more.
+    """
+    numbered = list(enumerate(items))
+    results: dict[int, Found] = {}
+    waiting = iter(numbered)  # next() is atomic: all take from the same iterator
+    stopped = threading.Event()
+
+    def drain() -> None:
+        for number, item in waiting:
+            if stopped.is_set():
+                return
+            try:
+                results[number] = task(item)
+            except BaseException:
+                stopped.set()
+                raise
+
+    helpers = min(threads, len(numbered)) - 1
+    if helpers < 1:
+        drain()
+        return [results[number] for number, _ in numbered]
+    pool = _workers(helpers)
+    futures = [pool.submit(drain) for _ in range(helpers)]
+    try:
+        drain()
+    finally:
+        for _ in waiting:  # nothing is left to take, also after an exception
+            pass
+        stopped.set()
+        for future in futures:
+            if not future.cancel():
+                future.exception()
+    for future in futures:
+        if not future.cancelled():
+            future.result()
+    return [results[number] for number, _ in numbered]
+
+
+def _workers(count: int) -> ThreadPoolExecutor:
+    """Return a pool with at least `count` threads."""
+    global _pool, _size
+    with _lock:
+        if _pool is None or _size < count:
+            _pool, _size = ThreadPoolExecutor(count, "gbdnn-worker"), count
+        return _pool
+
+
+def _forget() -> None:
+    """In a forked child the parent's threads do not exist."""
+    global _lock, _pool, _size
+    _lock, _pool, _size = threading.Lock(), None, 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
