@@ -61,7 +61,8 @@ class CSR:
 
     Notes
     -----
-    The arrays are not copied; they are marked read-only through this record's views.
+    The arrays are copied and the copies are read-only: compiled code uses the indices as addresses,
+    so nobody may change them after the check.
     """
 
     indptr: Array
@@ -87,6 +88,8 @@ class CSR:
         if self.values.dtype not in (np.float32, np.float64):
             raise DtypeError("CSR.values", "float32 or float64", str(self.values.dtype))
         check_finite("CSR.values", self.values)
+        for field in ("indptr", "indices", "values"):
+            object.__setattr__(self, field, getattr(self, field).copy())
         self._freeze()
 
     def _freeze(self) -> None:

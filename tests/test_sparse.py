@@ -350,3 +350,13 @@ def test_csr_refuses_contradictions(change, error):
 def test_csr_refuses_lists():
     with pytest.raises(SparseFormatError, match="list"):
         CSR([0, 1], np.array([0]), np.array([1.0]), (1, 1))
+
+
+def test_a_csr_cannot_be_changed_through_the_callers_arrays():
+    indptr, indices = np.array([0, 1, 2], np.int32), np.array([0, 1], np.int32)
+    values = np.ones(2, np.float32)
+    csr = CSR(indptr, indices, values, (2, 2))
+    indptr[:], indices[:], values[:] = 0, 1 << 30, np.nan
+    assert np.array_equal(csr.to_dense(), np.eye(2))
+    with pytest.raises(ValueError, match="read-only"):
+        csr.indices[0] = 5
