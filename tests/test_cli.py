@@ -51,6 +51,19 @@ def test_readme_commands(tmp_path):
         assert done.returncode == 0, (call, done.stderr)
 
 
+def test_readme_python(tmp_path):
+    """The README's Python lines run, and give what they say."""
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+    assert blocks
+    for block in blocks:
+        check = "\nassert probabilities.shape == (1000, 10)\n"
+        check += "assert abs(probabilities.sum(axis=1) - 1).max() < 1e-5\n"
+        command = [sys.executable, "-W", "error", "-c", block + check]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "density" in done.stdout
+
+
 def test_run_prints_a_table():
     done = gbdnn("challenge", "run", "--limit", 200)
     assert done.returncode == 0, done.stderr
