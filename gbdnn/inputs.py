@@ -57,8 +57,8 @@ class DenseInputs:
 
     def load(self, start: int, stop: int, out: Array) -> None:
         """Transpose samples start..stop into `out`."""
-        # Rows that are a multiple of 1 KiB apart meet in few sets of the first cache: as many at once
-        # as it has ways, else the transpose takes three times as long.
+        # Rows a multiple of 1 KiB apart meet in few sets of the first cache: as many at once as it
+        # has ways, else the transpose takes three times as long.
         step = 8 if self.X.strides[0] % 1024 == 0 else max(stop - start, 1)
         with np.errstate(over="ignore"):
             for left in range(start, stop, step):
