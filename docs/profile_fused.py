@@ -1,4 +1,4 @@
-"""Profile the fused path on 1024 x 120, one thread: python docs/profile.py MNIST.npz."""
+"""Profile the fused path on 1024 x 120, one thread: python docs/profile_fused.py MNIST.npz."""
 
 import cProfile
 import pstats
