@@ -215,7 +215,11 @@ class _Run:
         if len(tiles) < self.threads or self.threads == 1:
             found = [task(self.threads, tile) for tile in tiles]
         else:
-            found = share(partial(self._until_cancelled, task), tiles, self.threads)
+            try:
+                found = share(partial(self._until_cancelled, task), tiles, self.threads)
+            except BaseException:
+                self.cancelled.set()  # also if Ctrl-C came while this thread waited
+                raise
         return [block for block in found if block is not None]
 
     def _until_cancelled(

@@ -105,12 +105,17 @@ def prepare(weight: CSR | Array) -> GraphBLASWeight:
     return GraphBLASWeight(matrix, nbytes)
 
 
+_LENT = object()  # in place of a matrix that owns the memory
+
+
 @contextmanager
 def lent(array: Array) -> Iterator[Any]:
     """A full `graphblas.Matrix` over an ndarray's own memory, for the length of a `with`.
 
     `array` is two-dimensional and C-contiguous. GraphBLAS is handed the pointer and gives the
-    same pointer back, whatever happens inside, so that it never frees what numpy owns.
+    same pointer back, whatever happens inside, so that it never frees what numpy owns. Ctrl-C may
+    arrive between any two lines: until the pointer is back, the matrix counts as part of another
+    (`_parent`), which python-graphblas does not free; an interrupted one leaks its header only.
     """
     from graphblas.core import NULL, ffi, lib
 
@@ -119,6 +124,7 @@ def lent(array: Array) -> Iterator[Any]:
     handle = matrix.gb_obj[0]
     pointer = ffi.new("void**", ffi.cast("void*", array.ctypes.data))
     nbytes, iso = ffi.new("GrB_Index*"), ffi.new("bool*")
+    matrix._parent = _LENT
     status = lib.GxB_Matrix_pack_FullR(handle, pointer, array.nbytes, False, NULL)
     if status:
         raise BackendError("GraphBLAS", "to take a full matrix", f"status {status}")
@@ -131,6 +137,7 @@ def lent(array: Array) -> Iterator[Any]:
             raise BackendError(
                 "GraphBLAS", "to work in place", f"status {status}, moved={moved}, iso={iso[0]}"
             )
+        matrix._parent = None
 
 
 def failure(operation: str, error: Exception, w: Any, Y: Any) -> BackendError:
