@@ -11,8 +11,6 @@ from typing import Any
 
 import click
 
-from gbdnn.errors import GbdnnError
-
 __all__ = ["bench"]
 
 OUT = click.Path(path_type=Path, file_okay=False)
@@ -264,22 +262,3 @@ def _filled(preset: str | None, lists: dict[str, Any]) -> dict[str, Any]:
 
 def _warn(message: str) -> None:
     click.echo(message, err=True)
-
-
-def main() -> None:
-    """Run this group alone, as ``python -m gbdnn.bench.cli``."""
-    try:
-        status = bench.main(standalone_mode=False)
-    except click.exceptions.Abort:
-        status = 130
-    except click.ClickException as error:
-        error.show()
-        status = error.exit_code
-    except (GbdnnError, OSError, MemoryError) as error:
-        click.echo(f"error: {error}", err=True)
-        status = 1
-    sys.exit(status if isinstance(status, int) else 0)
-
-
-if __name__ == "__main__":
-    main()

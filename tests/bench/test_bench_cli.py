@@ -20,7 +20,7 @@ TINY = (
 
 
 def command(*words):
-    return [sys.executable, "-m", "gbdnn.bench.cli", *map(str, words)]
+    return [sys.executable, "-m", "gbdnn.cli", "bench", *map(str, words)]
 
 
 def gbdnn(*words, **options):
