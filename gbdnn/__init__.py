@@ -12,8 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gbdnn import errors as errors
+    from gbdnn import pruning as pruning
     from gbdnn import topology as topology
+    from gbdnn import training as training
+    from gbdnn.estimators import SparseMLPClassifier as SparseMLPClassifier
+    from gbdnn.estimators import SparseMLPRegressor as SparseMLPRegressor
     from gbdnn.layers import GELU as GELU
+    from gbdnn.layers import Dropout as Dropout
     from gbdnn.layers import Identity as Identity
     from gbdnn.layers import LeakyReLU as LeakyReLU
     from gbdnn.layers import Linear as Linear
@@ -21,22 +26,29 @@ if TYPE_CHECKING:
     from gbdnn.layers import Sigmoid as Sigmoid
     from gbdnn.layers import Softmax as Softmax
     from gbdnn.layers import Tanh as Tanh
+    from gbdnn.modelfiles import load as load
     from gbdnn.network import Network as Network
+    from gbdnn.pruning import prune as prune
     from gbdnn.sparse import CSR as CSR
     from gbdnn.sparse import as_csr as as_csr
     from gbdnn.sparse import transpose as transpose
+    from gbdnn.training import Trainer as Trainer
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "gbdnn.estimators": ("SparseMLPClassifier", "SparseMLPRegressor"),
     "gbdnn.layers": (
-        "GELU", "Identity", "LeakyReLU", "Linear", "ReLU", "Sigmoid", "Softmax", "Tanh",
+        "Dropout", "GELU", "Identity", "LeakyReLU", "Linear", "ReLU", "Sigmoid", "Softmax", "Tanh",
     ),
     "gbdnn.network": ("Network",),
+    "gbdnn.modelfiles": ("load",),
+    "gbdnn.pruning": ("prune",),
     "gbdnn.sparse": ("CSR", "as_csr", "transpose"),
+    "gbdnn.training": ("Trainer",),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
-_MODULES = ("backends", "challenge", "errors", "functional", "topology")
+_MODULES = ("backends", "challenge", "errors", "functional", "pruning", "topology", "training")
 
 __all__ = ["__version__", *sorted(_HOME_OF), *_MODULES]
 

@@ -15,6 +15,8 @@ import click
 
 from gbdnn import __version__, calibration
 from gbdnn.bench.cli import bench
+from gbdnn.cli_models import predict, prune, summary
+from gbdnn.cli_training import train
 from gbdnn.errors import GbdnnError, InputError
 
 __all__ = ["cli", "main"]
@@ -56,6 +58,8 @@ def cli() -> None:
 
 cli.add_command(bench)
 cli.add_command(calibration.command)
+for _command in (train, prune, predict, summary):
+    cli.add_command(_command)
 
 
 @cli.group()

@@ -13,7 +13,10 @@
     ├── MemoryBudgetError     (MemoryError)   the request would allocate more than is allowed
     ├── DataUnavailableError  (OSError)       data could neither be found nor downloaded
     ├── MissingDependencyError(ImportError)   an optional package is not installed
-    └── BackendError          (RuntimeError)  a library below failed; says layer, shapes, dtypes
+    ├── BackendError          (RuntimeError)  a library below failed; says layer, shapes, dtypes
+    └── DivergenceError       (ArithmeticError) a training left the finite numbers
+
+    TrainingInterrupted       (KeyboardInterrupt) Ctrl-C during a training
 
 Every message has the same four parts: the argument, what was expected, what came, the way out.
 """
@@ -21,10 +24,12 @@ Every message has the same four parts: the argument, what was expected, what cam
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 __all__ = [
     "BackendError",
     "DataUnavailableError",
+    "DivergenceError",
     "DtypeError",
     "FileFormatError",
     "GbdnnError",
@@ -34,6 +39,7 @@ __all__ = [
     "NonFiniteError",
     "ShapeError",
     "SparseFormatError",
+    "TrainingInterrupted",
     "UnknownNameError",
     "choose",
 ]
@@ -109,6 +115,24 @@ class MissingDependencyError(GbdnnError, ImportError):
 
 class BackendError(GbdnnError, RuntimeError):
     """A library underneath failed."""
+
+
+class DivergenceError(GbdnnError, ArithmeticError):
+    """A loss or gradient is not finite; `result` is the training before that step."""
+
+    def __init__(
+        self, argument: str, expected: str, got: str, fix: str = "", *, result: Any = None
+    ) -> None:
+        super().__init__(argument, expected, got, fix)
+        self.result = result
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C during a training; `result` is the training after its last whole step."""
+
+    def __init__(self, result: Any = None) -> None:
+        super().__init__("training interrupted; the exception's `result` has what was reached")
+        self.result = result
 
 
 def choose(argument: str, name: object, known: Iterable[str]) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gbdnn import columns
-from gbdnn.backends.base import Activation, Backend, Prepared
+from gbdnn.backends.base import Activation, Backend, Prepared, aligned_empty
 from gbdnn.errors import MemoryBudgetError
 from gbdnn.inputs import Inputs
 from gbdnn.memory import available_bytes
@@ -45,6 +45,7 @@ from gbdnn.workers import share
 __all__ = ["Affine", "Sink", "Source", "Step", "Work", "prepare_step", "run"]
 
 Array = npt.NDArray[Any]
+SHORT = 1 << 30  # edges x samples of a batch for which one call is short enough for Ctrl-C: 40 ms
 SMALL = 1 << 26  # bytes that are allocated without looking at what is free, which takes 50 us
 
 
@@ -158,25 +159,32 @@ def run(
         Bytes for the weights of a stage, and again for the activations between stages; default a
         quarter of the free memory.
     """
-    begin = time.perf_counter()
+    begin, count = time.perf_counter(), inputs.count
     width = width or backend.tile_width(source.widest, source.dtype)
-    if inputs.count < width * threads:  # a tile for each thread, unless they get too narrow
-        width = max(padded(-(-inputs.count // threads)), min(NARROW, width))
-    _check_room(source, inputs.count and threads, width)
-    skip = skip and inputs.count > NARROW  # below, looking for them costs more than it saves
-    lanes = whole_strip(inputs.count, width)
+    if count < width * threads:  # a tile for each thread, unless they get too narrow
+        width = max(padded(-(-count // threads)), min(NARROW, width))
+    _check_room(source, count and threads, width)
+    skip = skip and count > NARROW  # below, looking for them costs more than it saves
+    lanes, nominal = whole_strip(count, width), source.edges * count
+    if 0 < nominal <= SHORT and not 1 < -(-count // width) < threads and progress is None:
+        chain = source.chain(backend) if hasattr(source, "chain") else None
+        if chain is not None and not (skip and chain.settles):
+            form = {"width": width, "lanes": lanes, "threads": threads}
+            _run_chain(chain, inputs, sink, form)
+            return Work(nominal, nominal, time.perf_counter() - begin)
+    if hasattr(inputs, "verify"):
+        inputs.verify()
     this = _Run(backend, source, sink, threads, width, lanes, skip, progress or _ignore)
-    if inputs.count == 0:
+    if count == 0:
         pass
     elif getattr(backend, "sparse_activations", False):
         _run_sparse(this, inputs, budget)
     else:
         with this:
-            if inputs.count <= width and not source.lazy:
+            if count <= width and not source.lazy:
                 _run_one_tile(this, inputs)
             else:
                 _run_tiles(this, inputs, budget)
-    nominal = source.edges * inputs.count
     return Work(nominal, this.effective_edges, time.perf_counter() - begin, this.waited)
 
 
@@ -250,6 +258,27 @@ class _Run:
     def parked_columns(self) -> int:
         """Return how many columns are parked."""
         return sum(len(ids) for groups in self.parked.values() for ids in groups)
+
+
+def _run_chain(chain: Any, inputs: Inputs, sink: Sink, form: dict[str, int]) -> None:
+    """Take a small batch through all layers as one compiled call."""
+    given: Any = getattr(inputs, "view", None)
+    taken: Any = getattr(sink, "view", None)
+    if given is None or not chain.fits(given):
+        given = _neuron_major(chain.in_features, inputs.count, chain.dtype)
+        inputs.load(0, inputs.count, given)
+    direct = taken is not None and chain.fits(taken)
+    if not direct:
+        taken = _neuron_major(chain.out_features, inputs.count, chain.dtype)
+    if not chain.run(given, taken, check=getattr(inputs, "pending", False), **form):
+        inputs.verify()  # type: ignore[attr-defined]  # raises, unless X was changed meanwhile
+        chain.run(given, taken, check=False, **form)
+    if not direct:
+        sink.write(np.arange(inputs.count), taken)
+
+
+def _neuron_major(features: int, count: int, dtype: np.dtype[Any]) -> Array:
+    return aligned_empty(features * count, dtype).reshape(features, count)
 
 
 def _run_one_tile(this: _Run, inputs: Inputs) -> None:

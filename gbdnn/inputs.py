@@ -44,11 +44,22 @@ class DenseInputs:
 
     X: Array
     check: bool = False
+    pending: bool = False  # nobody has looked for NaN and infinity yet: see `verify`
 
     @property
     def count(self) -> int:
         """Number of samples."""
         return len(self.X)
+
+    @property
+    def view(self) -> Array:
+        """The batch as (features, samples), for those who can read it as it lies."""
+        return self.X.T
+
+    def verify(self) -> None:
+        """Raise `NonFiniteError` for NaN and infinity, if nobody has looked yet."""
+        if self.pending:
+            check_finite("X", self.X, FIX)
 
     @property
     def features(self) -> int:
@@ -134,7 +145,13 @@ def _unpacked(dtype: np.dtype[Any]) -> Array:
 
 
 def as_inputs(
-    X: Any, features: int, dtype: np.dtype[Any], *, finite: bool = True, name: str = "X"
+    X: Any,
+    features: int,
+    dtype: np.dtype[Any],
+    *,
+    finite: bool = True,
+    name: str = "X",
+    later: bool = False,
 ) -> Inputs:
     """Check a batch at the door; nothing is copied where it is an ndarray.
 
@@ -148,16 +165,17 @@ def as_inputs(
         What the network computes in.
     finite : bool
         Refuse NaN and infinity.
+    later : bool
+        Leave that to `DenseInputs.verify`, or to compiled code that reads the values anyway, where
+        no conversion is needed.
 
     Raises
     ------
     ShapeError, DtypeError, NonFiniteError, SparseFormatError
     """
-    import scipy.sparse as sp
-
     if isinstance(X, BitInputs | DenseInputs | SparseInputs):
         checked: Inputs = X
-    elif sp.issparse(X) or isinstance(X, CSR):
+    elif type(X) is not np.ndarray and _is_sparse(X):  # the usual case first: it counts for one row
         checked = SparseInputs(_sparse_batch(X, dtype, finite, name))
     else:
         array = numeric_array(X, name)
@@ -167,9 +185,10 @@ def as_inputs(
         if array.ndim != 2:
             got = f"shape {array.shape}"
             raise ShapeError(name, "2 dimensions (n_samples, n_features)", got)
-        if finite:
+        later = later and finite and array.dtype == dtype
+        if finite and not later:
             check_finite(name, array, FIX)
-        checked = DenseInputs(array, finite)
+        checked = DenseInputs(array, finite, later)
     if checked.features != features:
         raise ShapeError(
             name,
@@ -177,6 +196,12 @@ def as_inputs(
             f"{checked.features} (shape {checked.count} x {checked.features})",
         )
     return checked
+
+
+def _is_sparse(X: Any) -> bool:
+    import scipy.sparse as sp
+
+    return sp.issparse(X) or isinstance(X, CSR)
 
 
 def _sparse_batch(X: Any, dtype: np.dtype[Any], finite: bool, name: str) -> CSR:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +16,19 @@ import numpy.typing as npt
 from gbdnn import functional
 from gbdnn.errors import InputError, ShapeError, choose
 from gbdnn.foreign import numeric_array
+from gbdnn.functional import Loss
 from gbdnn.sparse import CSR, as_csr, as_float_dtype, check_finite
 
 __all__ = [
     "ACTIVATIONS",
     "GELU",
+    "LOSSES",
     "Activation",
+    "Dropout",
     "Identity",
     "LeakyReLU",
     "Linear",
+    "Loss",
     "ReLU",
     "Sigmoid",
     "Softmax",
@@ -97,10 +101,12 @@ class Linear:
 
 
 class _Elementwise:
-    """What elementwise activations share; see `gbdnn.backends.base.Activation`."""
+    """What activations share; see `gbdnn.backends.base.Activation`."""
 
     # (low, high) if h(z) = min(max(z, low), high): kernels that clamp while storing look here.
     clamp: tuple[float, float] | None = None
+    # What `backward` must be given as `kept`: h(Z), which the next layer keeps anyway, or Z.
+    needs: Literal["output", "input"] = "output"
 
 
 @dataclass(frozen=True)
@@ -111,6 +117,9 @@ class Identity(_Elementwise):
 
     def apply(self, Z: Array) -> None:
         """Leave Z as it is."""
+
+    def backward(self, Y: Array, dY: Array) -> None:
+        """Leave dY as it is."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +147,10 @@ class ReLU(_Elementwise):
         """Replace Z by h(Z)."""
         functional.relu(Z, self.cap)
 
+    def backward(self, Y: Array, dY: Array) -> None:
+        """Replace dY by dZ = dY * h'(Z), from h(Z)."""
+        functional.relu_backward(Y, dY, self.cap)
+
 
 @dataclass(frozen=True)
 class LeakyReLU(_Elementwise):
@@ -149,9 +162,18 @@ class LeakyReLU(_Elementwise):
         if not (isinstance(self.negative_slope, Real) and np.isfinite(float(self.negative_slope))):
             raise InputError("negative_slope", "a finite number", repr(self.negative_slope))
 
+    @property
+    def needs(self) -> Literal["output", "input"]:  # type: ignore[override]
+        """What `backward` wants: Z if the slope is negative, where h(Z) > 0 on both sides of 0."""
+        return "output" if self.negative_slope >= 0 else "input"
+
     def apply(self, Z: Array) -> None:
         """Replace Z by h(Z)."""
         functional.leaky_relu(Z, self.negative_slope)
+
+    def backward(self, kept: Array, dY: Array) -> None:
+        """Replace dY by dZ = dY * h'(Z), from h(Z) or Z as `needs` says."""
+        functional.leaky_relu_backward(kept, dY, self.negative_slope)
 
 
 @dataclass(frozen=True)
@@ -162,6 +184,10 @@ class Tanh(_Elementwise):
         """Replace Z by h(Z)."""
         functional.tanh(Z)
 
+    def backward(self, Y: Array, dY: Array) -> None:
+        """Replace dY by dZ = dY * h'(Z), from h(Z)."""
+        functional.tanh_backward(Y, dY)
+
 
 @dataclass(frozen=True)
 class Sigmoid(_Elementwise):
@@ -171,14 +197,24 @@ class Sigmoid(_Elementwise):
         """Replace Z by h(Z)."""
         functional.sigmoid(Z)
 
+    def backward(self, Y: Array, dY: Array) -> None:
+        """Replace dY by dZ = dY * h'(Z), from h(Z)."""
+        functional.sigmoid_backward(Y, dY)
+
 
 @dataclass(frozen=True)
 class GELU(_Elementwise):
     """h(z) = z * Phi(z), the exact form."""
 
+    needs = "input"
+
     def apply(self, Z: Array) -> None:
         """Replace Z by h(Z)."""
         functional.gelu(Z)
+
+    def backward(self, Z: Array, dY: Array) -> None:
+        """Replace dY by dZ = dY * h'(Z), from Z."""
+        functional.gelu_backward(Z, dY)
 
 
 @dataclass(frozen=True)
@@ -189,8 +225,49 @@ class Softmax(_Elementwise):
         """Replace Z by h(Z)."""
         functional.softmax(Z)
 
+    def backward(self, Y: Array, dY: Array) -> None:
+        """Replace dY by dZ = dY * h'(Z), from h(Z)."""
+        functional.softmax_backward(Y, dY)
 
-Activation = Identity | ReLU | LeakyReLU | Tanh | Sigmoid | GELU | Softmax
+
+@dataclass(frozen=True)
+class Dropout:
+    """h(z) = z in `predict`; in training m z, m = 0 with probability `rate`, else 1 / (1 - rate).
+
+    Inverted dropout: the mean of m is 1, so that nothing changes at prediction (Srivastava et al.
+    2014, section 10).
+
+    Parameters
+    ----------
+    rate : float
+        From 0 up to, but not including, 1.
+    """
+
+    rate: float = 0.5
+    clamp = (-np.inf, np.inf)
+
+    def __post_init__(self) -> None:
+        if not (_is_real(self.rate) and 0 <= self.rate < 1):
+            raise InputError("rate", "a number from 0 up to, but not, 1", repr(self.rate))
+
+    def apply(self, Z: Array) -> None:
+        """Leave Z as it is: prediction drops nothing."""
+
+    def draw(
+        self, shape: tuple[int, ...], rng: np.random.Generator, dtype: npt.DTypeLike = np.float32
+    ) -> Array:
+        """Return a mask, each element of it 0 or 1 / (1 - rate): in training h(Z) = Z * mask."""
+        mask: Array = rng.random(shape, dtype=as_float_dtype(dtype).type)
+        np.greater_equal(mask, float(self.rate), out=mask)
+        mask /= 1 - float(self.rate)
+        return mask
+
+    def backward(self, mask: Array, dY: Array) -> None:
+        """Replace dY by dZ = dY * mask, the mask that was drawn on the way forward."""
+        dY *= mask
+
+
+Activation = Identity | ReLU | LeakyReLU | Tanh | Sigmoid | GELU | Softmax | Dropout
 
 ACTIVATIONS: dict[str, Callable[[], Activation]] = {
     "gelu": GELU,
@@ -206,6 +283,22 @@ ACTIVATIONS: dict[str, Callable[[], Activation]] = {
 def activation(name: str) -> Activation:
     """Return the activation layer called `name`, with its default parameters."""
     return ACTIVATIONS[choose("activation", name, ACTIVATIONS)]()
+
+
+LOSSES: dict[str, Loss] = {
+    loss.name: loss
+    for loss in (
+        Loss("binary_cross_entropy", functional.binary_cross_entropy, "values", Sigmoid),
+        Loss("cross_entropy", functional.cross_entropy, "classes", Softmax),
+        Loss("hinge", functional.hinge, "classes"),
+        Loss("huber", functional.huber, "values"),
+        Loss("mse", functional.mse, "values"),
+    )
+}
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _dense_weight(weight: Any, dtype: np.dtype[Any]) -> Array:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -17,12 +18,12 @@ from gbdnn.backends.base import Backend
 from gbdnn.errors import DtypeError, InputError, MemoryBudgetError, ShapeError
 from gbdnn.executor import Affine, Step
 from gbdnn.inputs import as_inputs
-from gbdnn.layers import Activation, Identity, Linear, activation
+from gbdnn.layers import Activation, Dropout, Identity, Linear, activation
 from gbdnn.memory import available_bytes, check_threads
 from gbdnn.progress import bar
-from gbdnn.sparse import CSR
+from gbdnn.summary import Summary, summary_row
 
-__all__ = ["Network", "Summary"]
+__all__ = ["Network"]
 
 Array = npt.NDArray[Any]
 
@@ -35,10 +36,14 @@ class Network:
     layers : iterable of Linear, activations and names of activations
         Starts with a `Linear`; each takes what the one before gives. For example
         ``Network([Linear(W0, b0), "relu", Linear(W1, b1), "softmax"])``.
+    metadata : dict, optional
+        What a model file holds besides the network.
 
     Attributes
     ----------
     layers : tuple
+    metadata : dict
+        Of text to anything that JSON can say: `save` writes it and `gbdnn.load` brings it back.
     in_features, out_features : int
         Values in a sample and in a result.
     dtype : float32 or float64
@@ -58,7 +63,12 @@ class Network:
         If the layers' dtypes differ, or an element is not a layer.
     """
 
-    def __init__(self, layers: Iterable[Linear | Activation | str]) -> None:
+    def __init__(
+        self,
+        layers: Iterable[Linear | Activation | str],
+        *,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
         self.layers = tuple(_as_layer(layer, k) for k, layer in enumerate(_sequence(layers)))
         self._linears = [layer for layer in self.layers if isinstance(layer, Linear)]
         _check_chain(self.layers, self._linears)
@@ -70,17 +80,45 @@ class Network:
         self.nbytes = sum(layer.weight.nbytes + layer.bias.nbytes for layer in self._linears)
         self.depth = len(self._linears)
         self.widest = max(self.in_features, *(layer.out_features for layer in self._linears))
+        self.metadata = dict(metadata or {})
         self._prepared: dict[str, list[Step]] = {}
+        self._chains: dict[str, Any] = {}
         self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (self.layers, self.metadata)  # what backends prepared is made again
 
     def __repr__(self) -> str:
         return f"Network({', '.join(map(repr, self.layers))})"
 
     def astype(self, dtype: npt.DTypeLike) -> Network:
         """Return the network in another float dtype."""
-        return Network(
+        layers = (
             layer.astype(dtype) if isinstance(layer, Linear) else layer for layer in self.layers
         )
+        return Network(layers, metadata=self.metadata)
+
+    def save(self, path: str | os.PathLike[str], *, extra: Mapping[str, Any] | None = None) -> None:
+        """Write the network to a safetensors file that `gbdnn.load` reads.
+
+        Parameters
+        ----------
+        path : path-like
+            A file that is there is replaced in one step, or stays as it is if anything fails.
+        extra : dict, optional
+            Goes into the file beside `metadata`, above which it stands: text as keys, values that
+            JSON can say. The names of the format itself (`gbdnn.modelfiles.KNOWN`) are taken.
+
+        Raises
+        ------
+        DataUnavailableError
+            The file cannot be written: no space, no permission, no folder.
+        InputError, DtypeError
+            `extra` or `metadata` cannot be written.
+        """
+        from gbdnn.modelfiles import save
+
+        save(self, path, extra=extra)
 
     def predict(
         self,
@@ -134,7 +172,7 @@ class Network:
         the first call and kept.
         """
         chosen = get_backend(backend)
-        inputs = as_inputs(X, self.in_features, self.dtype, finite=check_finite)
+        inputs = as_inputs(X, self.in_features, self.dtype, finite=check_finite, later=True)
         out = _output(inputs.count, self.out_features, self.dtype)
         options: dict[str, Any] = {
             "backend": chosen,
@@ -177,7 +215,7 @@ class Network:
                 for layer in self.layers
             ]
         rows = (
-            _row(k, layer) | ({"backend": engine} if backend is not None else {})
+            summary_row(k, layer) | ({"backend": engine} if backend is not None else {})
             for k, (layer, engine) in enumerate(zip(self.layers, engines, strict=True))
         )
         return Summary(tuple(rows))
@@ -196,41 +234,12 @@ class Network:
                 ]
         return iter(self._prepared[backend.name][start:])
 
-
-@dataclass(frozen=True)
-class Summary:
-    """A network's layers as rows; prints as a table."""
-
-    rows: tuple[dict[str, Any], ...]
-
-    @property
-    def total(self) -> dict[str, Any]:
-        """Sums over the layers."""
-        linear = [row for row in self.rows if row["edges"]]
-        places = sum(row["out_features"] * row["in_features"] for row in linear)
-        edges = sum(row["edges"] for row in self.rows)
-        nnz = sum(row["nnz"] for row in self.rows)
-        nbytes = sum(row["bytes"] for row in self.rows)
-        density = nnz / places if places else 0.0
-        return {"nnz": nnz, "density": density, "bytes": nbytes, "edges": edges}
-
-    def __str__(self) -> str:
-        head = ("layer", "kind", "shape (out x in)", "nnz", "density", "bytes", "edges")
-        lines = [(str(row["layer"]), row["kind"], _shape(row), *_numbers(row)) for row in self.rows]
-        table: list[tuple[str, ...]] = [head, *lines, ("total", "", "", *_numbers(self.total))]
-        if "backend" in self.rows[0]:
-            column = ["backend", *(row["backend"] for row in self.rows), ""]
-            table = [(*line, cell) for line, cell in zip(table, column, strict=True)]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        return "\n".join(
-            "  ".join(
-                cell.ljust(width) if k < 3 else cell.rjust(width)
-                for k, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in table
-        )
-
-    __repr__ = __str__
+    def chain(self, backend: Backend) -> Any:
+        """Return the layers as one compiled call, made once and kept; None if there is no such."""
+        if backend.name not in self._chains:
+            make = getattr(backend, "chain", None)
+            self._chains[backend.name] = make and make(list(self.steps(backend)))
+        return self._chains[backend.name]
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,6 +247,11 @@ class _ArraySink:
     """Collects results in a (n_samples, out_features) array."""
 
     out: Array
+
+    @property
+    def view(self) -> Array:
+        """The results as (features, samples), for those who can write all of them."""
+        return self.out.T
 
     def write(self, ids: Array, Y: Array) -> None:
         """Store columns as rows."""
@@ -251,32 +265,9 @@ class _ArraySink:
         self.out[ids] = value
 
 
-def _shape(row: dict[str, Any]) -> str:
-    return f"{row['out_features']} x {row['in_features']}" if row["edges"] else ""
-
-
-def _numbers(row: dict[str, Any]) -> tuple[str, str, str, str]:
-    if not row["edges"]:
-        return "", "", "", ""
-    return f"{row['nnz']:,}", f"{row['density']:.4%}", f"{row['bytes']:,}", f"{row['edges']:,}"
-
-
-def _row(number: int, layer: Linear | Activation) -> dict[str, Any]:
-    row: dict[str, Any] = {"layer": number, "kind": type(layer).__name__}
-    if not isinstance(layer, Linear):
-        return row | {"in_features": 0, "out_features": 0, "nnz": 0, "density": 0.0} | {
-            "bytes": 0, "edges": 0,
-        }  # fmt: skip
-    weight = layer.weight
-    nnz = weight.nnz if isinstance(weight, CSR) else int(np.count_nonzero(weight))
-    return row | {
-        "in_features": layer.in_features,
-        "out_features": layer.out_features,
-        "nnz": nnz,
-        "density": nnz / (layer.in_features * layer.out_features),
-        "bytes": weight.nbytes + layer.bias.nbytes,
-        "edges": layer.edges,
-    }
+def _rebuilt(layers: Any, metadata: Mapping[str, Any]) -> Network:
+    """Return the network of a pickle."""
+    return Network(layers, metadata=metadata)
 
 
 def _sequence(layers: Any) -> list[Any]:
@@ -333,7 +324,8 @@ def _affines(layers: tuple[Linear | Activation, ...]) -> Iterator[Affine]:
     for start, stop in pairwise([*starts, len(layers)]):
         linear = layers[start]
         assert isinstance(linear, Linear)
-        after = [layer for layer in layers[start + 1 : stop] if not isinstance(layer, Linear)]
+        behind = layers[start + 1 : stop]
+        after = [layer for layer in behind if not isinstance(layer, Linear | Dropout)]
         h = after[0] if len(after) == 1 else _Chain(tuple(after)) if after else Identity()
         yield Affine(linear.weight, linear.bias, h)
 

@@ -32,7 +32,17 @@ from gbdnn.foreign import (
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
-__all__ = ["CSR", "as_csr", "as_float_dtype", "check_finite", "numeric_array", "transpose"]
+__all__ = [
+    "CSR",
+    "as_csr",
+    "as_float_dtype",
+    "check_finite",
+    "full_pattern",
+    "numeric_array",
+    "places",
+    "realign",
+    "transpose",
+]
 
 Array = npt.NDArray[Any]
 DENSE_LIMIT = 1 << 30  # bytes that may be made dense without being asked
@@ -139,6 +149,10 @@ class CSR:
     def full_values(self) -> Array:
         """`values` with shape (nnz,); a stride-0 view where the matrix is iso-valued."""
         return np.broadcast_to(self.values, (self.nnz,)) if self.iso else self.values
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        parts = (self.indptr, self.indices, self.values, self.shape)
+        return CSR.unchecked, parts  # which makes the arrays read-only again
 
     def __repr__(self) -> str:
         iso = ", iso" if self.iso else ""
@@ -276,6 +290,58 @@ def transpose(matrix: CSR) -> tuple[CSR, Array]:
     index = matrix.indices.dtype
     indptr, indices = flipped.indptr.astype(index), flipped.indices.astype(index)
     return CSR.unchecked(indptr, indices, values, (columns, rows)), order
+
+
+def full_pattern(array: Array) -> CSR:
+    """Return a matrix, shape (rows, columns), as a CSR that stores every place, zeros too."""
+    rows, columns = array.shape
+    index = _index_dtype(rows * columns, array.shape)
+    indptr = np.arange(rows + 1, dtype=index) * columns
+    indices = np.tile(np.arange(columns, dtype=index), rows)
+    return CSR.unchecked(indptr, indices, array.reshape(-1).copy(), (rows, columns))
+
+
+def realign(values: Array, old: CSR, new: CSR, *, fill: float = 0.0) -> Array:
+    """Carry a vector that belongs to one pattern over to another.
+
+    Parameters
+    ----------
+    values : ndarray, shape (old.nnz,)
+        One number for each entry of `old`, for example an optimizer's state.
+    old, new : CSR
+        Patterns of the same shape; their values are not used.
+    fill : float
+        What entries get that only `new` has.
+
+    Returns
+    -------
+    ndarray, shape (new.nnz,), of the dtype of `values`
+
+    Raises
+    ------
+    ShapeError
+        If the shapes or lengths do not fit.
+    """
+    if old.shape != new.shape:
+        raise ShapeError("new", f"the shape {old.shape} of the old pattern", f"{new.shape}")
+    if values.shape != (old.nnz,):
+        raise ShapeError("values", f"shape ({old.nnz},)", f"shape {values.shape}")
+    carried = np.full(new.nnz, fill, values.dtype)
+    if old.nnz and new.nnz:
+        # Both lists of places ascend, row by row: one binary search in the other finds them.
+        there, wanted = places(old), places(new)
+        at = np.minimum(np.searchsorted(there, wanted), old.nnz - 1)
+        same = there[at] == wanted
+        carried[same] = values[at[same]]
+    return carried
+
+
+def places(matrix: CSR) -> Array:
+    """Return row * columns + column of each entry, int64, ascending."""
+    rows = np.repeat(np.arange(matrix.shape[0], dtype=np.int64), np.diff(matrix.indptr))
+    rows *= matrix.shape[1]
+    rows += matrix.indices
+    return rows
 
 
 def as_float_dtype(dtype: npt.DTypeLike, name: str = "dtype") -> np.dtype[Any]:

@@ -27,6 +27,8 @@ def share(task: Callable[[Item], Found], items: Iterable[Item], threads: int) ->
     more.
     """
     numbered = list(enumerate(items))
+    if threads == 1 or len(numbered) < 2:
+        return [task(item) for _, item in numbered]
     results: dict[int, Found] = {}
     waiting = iter(numbered)  # next() is atomic: all take from the same iterator
     stopped = threading.Event()
@@ -42,9 +44,6 @@ def share(task: Callable[[Item], Found], items: Iterable[Item], threads: int) ->
                 raise
 
     helpers = min(threads, len(numbered)) - 1
-    if helpers < 1:
-        drain()
-        return [results[number] for number, _ in numbered]
     pool = _workers(helpers)
     futures = [pool.submit(drain) for _ in range(helpers)]
     try:

@@ -6,6 +6,9 @@ Rounding errors of a sum of k products and a bias, in any order, with or without
 
 An error E of y becomes |W| E. An activation passes it on multiplied by its Lipschitz constant and
 adds what its own evaluation loses.
+
+Beside it the gradients' closed formulas: `slope` of activations, `LOSSES`, and `products`, the
+backward products with the same bound.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ ULPS = 16  # an elementary function in float32, generously
 def exact(name: str, Z: Array, layer: Any = None) -> Array:
     """Return h(Z), Z of shape (features, batch), from its closed formula."""
     match name:
-        case "Identity":
+        case "Identity" | "Dropout":
             return Z.copy()
         case "ReLU":
             return np.minimum(np.where(Z > 0, Z, 0), np.inf if layer.cap is None else layer.cap)
@@ -50,6 +53,7 @@ def _elementwise(lipschitz: float, own: Callable[[Array, Array, float], Array]) 
 # E' of h(Z): from Z, h(Z), E and eps
 ERRORS: dict[str, Callable[[Array, Array, Array, float], Array]] = {
     "Identity": _elementwise(1, lambda Z, h, eps: 0 * h),
+    "Dropout": _elementwise(1, lambda Z, h, eps: 0 * h),
     "ReLU": _elementwise(1, lambda Z, h, eps: 0 * h),
     "LeakyReLU": _elementwise(1, lambda Z, h, eps: 2 * eps * abs(h)),  # slopes up to 1
     "Tanh": _elementwise(1, lambda Z, h, eps: ULPS * eps * abs(h)),
@@ -60,6 +64,72 @@ ERRORS: dict[str, Callable[[Array, Array, Array, float], Array]] = {
         h * np.expm1(2 * E.max(axis=0) + eps * (2 * abs(Z).max(axis=0) + len(Z) + ULPS))
     ),
 }
+
+
+# -- gradients -------------------------------------------------------------------------------------
+
+
+def backward(name: str, Z: Array, dY: Array, layer: Any = None) -> Array:
+    """Return dZ = J(Z)^T dY from closed formulas of h'(z); Z of shape (features, batch)."""
+    match name:
+        case "Identity":
+            return dY.copy()
+        case "ReLU":
+            return dY * ((Z > 0) & ((np.inf if layer.cap is None else layer.cap) > Z))
+        case "LeakyReLU":
+            return dY * np.where(Z > 0, 1.0, layer.negative_slope)
+        case "Tanh":
+            return dY / np.cosh(Z) ** 2
+        case "Sigmoid":
+            return dY / (2 * np.cosh(Z / 2)) ** 2
+        case "GELU":
+            density = np.exp(-(Z**2) / 2) / np.sqrt(2 * np.pi)
+            return dY * ((1 + scipy.special.erf(Z / np.sqrt(2))) / 2 + Z * density)
+        case "Softmax":
+            columns = []
+            for h, dy in zip(exact(name, Z).T, dY.T, strict=True):
+                columns.append((np.diag(h) - np.outer(h, h)) @ dy)
+            return np.array(columns).T
+    raise NotImplementedError(name)
+
+
+def loss_of_column(name: str, z: Array, target: Any) -> float:
+    """Return l of one sample: its scores or values z, shape (features,)."""
+    match name:
+        case "cross_entropy":
+            return float(scipy.special.logsumexp(z) - z[target])
+        case "mse":
+            return float(np.mean((z - target) ** 2))
+        case "binary_cross_entropy":
+            log_p, log_q = scipy.special.log_expit(z), scipy.special.log_expit(-z)
+            return float(np.mean(-target * log_p - (1 - target) * log_q))
+        case "huber":
+            r = abs(z - target)
+            return float(np.mean(np.where(r <= 1, r**2 / 2, r - 0.5)))
+        case "hinge" if len(z) == 1:
+            return max(0.0, 1 - float(z[0]) * (1 if target == 1 else -1))
+        case "hinge":
+            return max(0.0, 1 + max(s for j, s in enumerate(z) if j != target) - z[target])
+    raise NotImplementedError(name)
+
+
+def products(W: Array, dZ: Array, Y: Array, dtype: Any) -> tuple[tuple[Array, Array], ...]:
+    """Return (W^T dZ, its bound) and (sum of dZ Y^T over tiles, its bound), from float64.
+
+    W is (out, in), dZ (tiles, out, width), Y (tiles, in, width). A sum of k products in `dtype`
+    errs by (k + 2) eps times the sum of their sizes.
+    """
+    W, dZ, Y = (array.astype(np.float64) for array in (W, dZ, Y))
+    eps = float(np.finfo(dtype).eps)
+    terms = np.count_nonzero(W, axis=0)[None, :, None]
+    back, back_size = W.T @ dZ, abs(W).T @ abs(dZ)
+    dW = np.einsum("toc,tic->oi", dZ, Y)
+    dW_size = np.einsum("toc,tic->oi", abs(dZ), abs(Y))
+    columns = Y.shape[0] * Y.shape[2]
+    return (back, (terms + 2) * eps * back_size), (dW, (columns + 2) * eps * dW_size)
+
+
+# -- networks --------------------------------------------------------------------------------------
 
 
 def forward(network: Network, X: Any) -> tuple[Array, Array]:

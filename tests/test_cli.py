@@ -53,15 +53,21 @@ def test_readme_commands(tmp_path):
 
 def test_readme_python(tmp_path):
     """The README's Python lines run, and give what they say."""
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
-    assert blocks
-    for block in blocks:
-        check = "\nassert probabilities.shape == (1000, 10)\n"
-        check += "assert abs(probabilities.sum(axis=1) - 1).max() < 1e-5\n"
-        command = [sys.executable, "-W", "error", "-c", block + check]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        assert "density" in done.stdout
+    inference, training = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+    check = "\nassert probabilities.shape == (1000, 10)\n"
+    check += "assert abs(probabilities.sum(axis=1) - 1).max() < 1e-5\n"
+    assert "density" in _python(inference + check, tmp_path)
+    assert len(training.strip().splitlines()) < 30
+    accuracy = float(_python(training, tmp_path).split()[-1])
+    assert 0.9 < accuracy < 1
+    assert (tmp_path / "digits.safetensors").stat().st_size < 30_000
+
+
+def _python(code: str, folder: Path) -> str:
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_run_prints_a_table():

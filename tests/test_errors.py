@@ -8,7 +8,8 @@ import pytest
 
 from gbdnn import errors
 
-CLASSES = [getattr(errors, name) for name in errors.__all__ if name != "choose"]
+OTHERS = ("TrainingInterrupted", "choose")
+CLASSES = [getattr(errors, name) for name in errors.__all__ if name not in OTHERS]
 BUILTIN = {
     "InputError": ValueError,
     "DtypeError": TypeError,
@@ -16,6 +17,8 @@ BUILTIN = {
     "DataUnavailableError": OSError,
     "MissingDependencyError": ImportError,
     "BackendError": RuntimeError,
+    "DivergenceError": ArithmeticError,
+    "TrainingInterrupted": KeyboardInterrupt,
 }
 
 

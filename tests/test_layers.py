@@ -7,10 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from builders import random_dense
+from builders import ALL, random_csr, random_dense
 
-from gbdnn import CSR, Linear, as_csr
+from gbdnn import CSR, Linear, Network, as_csr
 from gbdnn.errors import DtypeError, InputError, NonFiniteError, ShapeError
+from gbdnn.layers import Dropout, ReLU
 
 
 @pytest.mark.parametrize("kind", [np.asarray, list, sp.csr_array, sp.csc_matrix, as_csr])
@@ -122,3 +123,21 @@ def test_nan_cannot_enter_through_an_unchecked_csr():
     damaged = as_csr(sp.csr_array([[np.nan]]), finite=False)
     with pytest.raises(NonFiniteError):
         Linear(damaged)
+
+
+@pytest.mark.parametrize("backend", ALL)
+def test_dropout_changes_no_prediction(backend, rng):
+    first, last = Linear(random_csr(rng, 20, 12), 0.1), Linear(random_csr(rng, 5, 20))
+    X = rng.random((30, 12))
+    plain = Network([first, "relu", last, "tanh"])
+    dropping = Network([first, Dropout(0.3), "relu", Dropout(0.9), last, "tanh", Dropout()])
+    wanted = plain.predict(X, backend=backend)
+    np.testing.assert_array_equal(dropping.predict(X, backend=backend), wanted)
+
+
+def test_dropout_costs_nothing():
+    layers = [Linear(np.eye(3)), ReLU(), Dropout(0.5)]
+    (affine,) = Network(layers)._affines
+    assert affine.activation == ReLU()  # not a chain, which kernels cannot apply while storing
+    assert "Dropout(rate=0.5)" in repr(Network(layers))
+    assert "Dropout" in str(Network(layers).summary())

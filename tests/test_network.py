@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 
 import numpy as np
@@ -477,3 +478,14 @@ def test_weights_are_not_changed_by_predicting(backend, network, rng):
     after = [layer.weight.to_dense() for layer in network.layers if isinstance(layer, Linear)]
     for old, new in zip(before, after, strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+def test_pickles_are_whole_and_read_only(rng):
+    network = random_network(rng, [7, 5, 3])
+    network.metadata["name"] = "small"
+    X = rng.standard_normal((4, 7))
+    network.predict(X)  # what the backend prepared stays behind
+    copy = pickle.loads(pickle.dumps(network))
+    assert copy.metadata == {"name": "small"}
+    np.testing.assert_array_equal(copy.predict(X), network.predict(X))
+    assert not copy.layers[0].weight.indices.flags.writeable

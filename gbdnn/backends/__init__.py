@@ -24,6 +24,8 @@ _lock = threading.Lock()
 
 def get_backend(name: str) -> Backend:
     """Return the one instance of the backend called `name`; raises `UnknownNameError`."""
+    if isinstance(name, str) and name in _loaded:
+        return _loaded[name]
     choose("backend", name, BACKENDS)
     with _lock:
         if name not in _loaded:

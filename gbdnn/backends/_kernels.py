@@ -36,20 +36,23 @@ STRIP = 256  # bytes of the widest strip: 4 independent sums hide the latency of
 SIZES = (256, 128, 64, 32, 16, 8, 4)  # bytes of the strips
 SUMS = 4  # sums in flight; narrower strips get them by splitting the row's non-zeros
 GROUP = 4  # rows of a group; 4 rows x 4 vectors = 16 sums of the 32 registers
+FAR = 1 << 21  # bytes of a strip of Y from which it is fetched ahead: two second caches
+AHEAD = 2  # groups
+MOST = 1024  # non-zeros of a group that are fetched ahead: 256 KiB
 HEADER = 3  # a group's record: first and last + 1 index, first value; then its GROUP or 1 rows
 
 BYTE = ir.IntType(8)
 WORD = ir.IntType(64)
 
 
-def jit(function: Any) -> Any:
+def jit(function: Any, **options: Any) -> Any:
     """Compile for nopython without the GIL, cached on disk where some directory is writable.
 
     numba tries NUMBA_CACHE_DIR, then this package's __pycache__, then the user's cache directory.
     """
     with suppress(RuntimeError):  # "no locator available": none of the three is writable
-        return njit(cache=True, nogil=True)(function)
-    return njit(nogil=True)(function)
+        return njit(cache=True, nogil=True, **options)(function)
+    return njit(nogil=True, **options)(function)
 
 
 def word(value: int) -> Any:
@@ -79,6 +82,15 @@ def splat(builder: Any, scalar: Any, vector: Any) -> Any:
     nothing = ir.Constant(vector, ir.Undefined)
     one = builder.insert_element(nothing, scalar, word(0))
     return builder.shuffle_vector(one, nothing, ir.Constant(lanes, None))
+
+
+def prefetch(builder: Any, address: Any, *, near: bool = False, write: bool = False) -> None:
+    """Have a line brought into the second cache, or `near`, the first; any address is harmless."""
+    number = ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [BYTE.as_pointer(), number, number, number])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+    hints = (int(write), 3 if near else 2, 1)
+    builder.call(function, [address, *(ir.Constant(number, hint) for hint in hints)])
 
 
 class _Strip:
@@ -172,14 +184,14 @@ class _Arrays:
 @intrinsic
 def _groups(  # type: ignore[no-untyped-def]
     typingctx, size, rows, iso, table, indices, values, first, last, resume,
-    bias, bias_step, y, out, pitch, at, low, high,
+    bias, bias_step, y, out, pitch, at, far, low, high,
 ):  # fmt: skip
     """Emit: for groups first...last-1, one strip of `size` bytes at byte `at` of the rows.
 
     Every combination of size, rows and iso gets code of its own, chosen at run time.
     """
     given = (size, rows, iso, table, indices, values, first, last, resume, bias, bias_step, y, out,
-             pitch, at, low, high)  # fmt: skip
+             pitch, at, far, low, high)  # fmt: skip
     itemsize = values.dtype.bitwidth // 8
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -187,7 +199,7 @@ def _groups(  # type: ignore[no-untyped-def]
         arrays = _Arrays(
             context, builder, **{name: (signature.args[k], args[k]) for name, k in names.items()}
         )
-        span, bounds = (args[6], args[7], args[8], args[10], args[13], args[14]), args[15:]
+        span, bounds = (*args[6:9], args[10], *args[13:16]), args[16:]
         for choice in product(SIZES, (GROUP, 1), (1, 0)):
             if choice[0] >= itemsize:
                 equal = [
@@ -206,8 +218,9 @@ def _emit_groups(
     builder: Any, arrays: _Arrays, strip: _Strip, iso: bool, span: Any, bounds: Any
 ) -> None:
     """Emit the loop over the groups for one strip."""
-    first, last, resume, bias_step, pitch, at = span
+    first, last, resume, bias_step, pitch, at, far = span
     rows = strip.rows
+    size = strip.width * strip.count
     constant = splat(builder, arrays.read("values", word(0)), strip.vector) if iso else None
 
     def nonzeros(begin: Any, end: Any, value: Any) -> None:
@@ -226,6 +239,7 @@ def _emit_groups(
         _nonzeros(builder, begin, end, strip.copies, nonzero)
 
     with cgutils.for_range_slice(builder, first, last, word(1)) as (group, _):
+        fetch_ahead(builder, arrays, far, (group, last, HEADER + rows), (pitch, at, size))
         start = builder.mul(group, word(HEADER + rows))
         record = [arrays.read("table", builder.add(start, word(k))) for k in range(HEADER + rows)]
         targets = record[HEADER:]
@@ -234,6 +248,33 @@ def _emit_groups(
         strip.start(resume, biases, rows_of_out)
         nonzeros(*record[:HEADER])
         strip.finish(*bounds, rows_of_out)
+
+
+def fetch_ahead(
+    builder: Any,
+    arrays: _Arrays,
+    far: Any,
+    place: tuple[Any, Any, int],
+    strip: tuple[Any, Any, int],
+) -> None:
+    """Emit: if `far`, have the strips of Y that group + AHEAD wants brought into the second cache.
+
+    Their places are known long before, which the processor cannot know: it looks ahead over some
+    20 non-zeros, too few to hide the time that memory takes.
+    """
+    (group, last, record), (pitch, at, size) = place, strip
+    group = builder.add(group, word(AHEAD))
+    within = builder.icmp_signed("<", group, last)
+    with builder.if_then(builder.and_(builder.icmp_signed("!=", far, word(0)), within)):
+        start = builder.mul(group, word(record))
+        begin, end = (arrays.read("table", builder.add(start, word(n))) for n in (0, 1))
+        most = builder.add(begin, word(MOST))
+        end = builder.select(builder.icmp_signed("<", end, most), end, most)
+        with cgutils.for_range_slice(builder, begin, end, word(1)) as (k, _):
+            column = builder.zext(arrays.read("indices", k), WORD)
+            row = arrays.place("y", column, pitch, at)
+            for offset in range(0, size, VECTOR):
+                prefetch(builder, builder.gep(row, [word(offset)]))
 
 
 def _nonzeros(builder: Any, begin: Any, end: Any, copies: int, nonzero: Any) -> None:
@@ -269,8 +310,9 @@ def layer(  # type: ignore[no-untyped-def]
             size //= 2
         at = min(done, pitch - size)
         done = at + size
+        far = 1 if y.shape[0] * size >= FAR else 0
         _groups(size, rows, iso, table, indices, values, first, last, resume, bias, bias_step,
-                y, out, pitch, at, low, high)  # fmt: skip
+                y, out, pitch, at, far, low, high)  # fmt: skip
 
 
 def layer_signature(real: Any, index: Any) -> Any:

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gbdnn.backends.base import Activation, Backend
+from gbdnn.backends.base import Activation, Backend, Trainable
 from gbdnn.costs import CostTable
 from gbdnn.memory import available_bytes
 from gbdnn.sparse import CSR
 
-__all__ = ["AutoBackend", "AutoWeight", "Layer", "choose", "layer_of"]
+__all__ = ["AutoBackend", "AutoTrainable", "AutoWeight", "Layer", "choose", "layer_of"]
 
 Array = npt.NDArray[Any]
 Decision = tuple[Backend, Any, bool]  # the form, and whether there are threads to pin
@@ -33,6 +33,7 @@ SMALL = 1 << 26  # bytes for which free memory is not looked up, which takes 50 
 SHARING = 4  # rows that the fused engine computes together
 NARROW = 8  # columns; the executor pads more to 16 and its multiples
 WIDE = (16, 64, 256)
+TRAINED = 256  # columns of a mini-batch, as far as the choice of an engine for training goes
 PROBES = (1, 2, 3, 4, 6, 8, 16)  # columns of a call, with all threads
 
 
@@ -179,6 +180,33 @@ class AutoWeight:
         return self._forms[engine]
 
 
+@dataclass(frozen=True, eq=False)
+class AutoTrainable:
+    """A weight that changes, in the form of the engine that was chosen for it."""
+
+    engine: str
+    form: Trainable
+
+    @property
+    def pattern(self) -> CSR:
+        """The places of the values."""
+        return self.form.pattern
+
+    @property
+    def values(self) -> Array:
+        """The engine's own vector of values, shape (nnz,)."""
+        return self.form.values
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the engine's form."""
+        return self.form.nbytes
+
+    def refresh(self, threads: int = 1) -> None:
+        """Bring the engine's form up to date after `values` were changed."""
+        self.form.refresh(threads)
+
+
 class AutoBackend:
     """Y_{k+1} = h(W_k Y_k + b_k), each layer on dense, fused or graphblas.
 
@@ -198,7 +226,7 @@ class AutoBackend:
 
     def affine(
         self,
-        w: AutoWeight,
+        w: AutoWeight | AutoTrainable,
         Y: Array,
         bias: Array,
         activation: Activation,
@@ -206,6 +234,9 @@ class AutoBackend:
         threads: int = 1,
     ) -> None:
         """Compute out = h(W Y + b) on the engine chosen for Y's columns and `threads`."""
+        if isinstance(w, AutoTrainable):
+            self._engine(w).affine(w.form, Y, bias, activation, out, threads)
+            return
         batch = Y.shape[1]
         backend, form, pins = w.calls.get((batch, threads)) or w.decide(batch, threads)
         if pins and (scope := getattr(self._local, "scope", None)) is not None:
@@ -224,6 +255,42 @@ class AutoBackend:
     def pinned(self, threads: int) -> AbstractContextManager[None]:
         """Keep the libraries underneath on `threads` threads, each from its first call on."""
         return _Scope(self._local, threads)
+
+    # -- training ----------------------------------------------------------------------------------
+
+    def trainable(self, weight: CSR | Array) -> AutoTrainable:
+        """Choose one engine for the layer, as for batches of 256, and build its form.
+
+        The backward products touch what the forward one does, so its costs decide for all three.
+        Where the chosen engine's form does not fit into memory it is the fused one.
+        """
+        table = _current()
+        engine = choose(table, layer_of(table, weight), TRAINED, 1)
+        try:
+            return AutoTrainable(engine, _backend(engine).trainable(weight))
+        except MemoryError:
+            return AutoTrainable("fused", _backend("fused").trainable(weight))
+
+    def affine_input_grad(self, w: AutoTrainable, dZ: Array, out: Array, threads: int = 1) -> None:
+        """Compute out = W^T dZ: dZ (tiles, out_features, width), out (tiles, in_features, ...)."""
+        self._engine(w).affine_input_grad(w.form, dZ, out, threads)
+
+    def affine_weight_grad(
+        self, w: AutoTrainable, dZ: Array, Y: Array, out: Array, threads: int = 1
+    ) -> None:
+        """Compute out = the values of dZ Y^T, summed over tiles, at W's pattern, shape (nnz,)."""
+        self._engine(w).affine_weight_grad(w.form, dZ, Y, out, threads)
+
+    def training_width(self, features: int, dtype: np.dtype[Any], batch: int) -> int:
+        """The fused engine's: all engines take its tiles, and it loses most in wider ones."""
+        return _backend("fused").training_width(features, dtype, batch)
+
+    def _engine(self, w: AutoTrainable) -> Backend:
+        """Return the engine of a layer, its library pinned where `pinned` is in force."""
+        backend = _backend(w.engine)
+        if w.engine != "fused" and (scope := getattr(self._local, "scope", None)) is not None:
+            scope.pin(backend)
+        return backend
 
 
 class _Scope(AbstractContextManager[None]):

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from gbdnn.sparse import CSR
 
-__all__ = ["Activation", "Backend", "Prepared", "aligned_empty", "cached_width"]
+__all__ = ["Activation", "Backend", "Prepared", "Trainable", "aligned_empty", "cached_width"]
 
 Array = npt.NDArray[Any]
 ALIGNMENT = 64  # bytes: a cache line and an AVX-512 register; unaligned tiles run at half speed
@@ -38,8 +38,34 @@ class Prepared(Protocol):
         """Memory that this form occupies."""
 
 
+class Trainable(Protocol):
+    """A weight whose values change: a backend's forms of W and W^T over one vector of values.
+
+    Used by one training loop at a time, unlike what `prepare` makes.
+    """
+
+    @property
+    def pattern(self) -> CSR:
+        """The places of the values, shape (out_features, in_features); its values are not used."""
+
+    @property
+    def values(self) -> Array:
+        """The weights, shape (nnz,), in the order of `pattern`. Writable, of its own memory."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that all forms occupy, `pattern` and `values` included."""
+
+    def refresh(self, threads: int = 1) -> None:
+        """Bring all forms up to date after `values` were changed."""
+
+
 class Backend(Protocol):
-    """What a backend supplies. All methods may be called from several threads at once."""
+    """What a backend supplies. All but what takes a `Trainable` may be called from any thread.
+
+    Training keeps a batch *tile-major*: arrays of shape (tiles, features, width), each tile
+    neuron-major. With a `Trainable`, `affine` takes and fills such arrays.
+    """
 
     name: str
 
@@ -55,6 +81,18 @@ class Backend(Protocol):
         the weight's dtype, and do not overlap; `bias` has shape () or (out_features,). Releases
         the GIL in its heavy part.
         """
+
+    def trainable(self, weight: CSR | Array) -> Trainable:
+        """Build the form of a weight for training; of a dense one all places are trained."""
+
+    def affine_input_grad(self, w: Any, dZ: Array, out: Array, threads: int = 1) -> None:
+        """Compute out = W^T dZ; both are (tiles, features, width)."""
+
+    def affine_weight_grad(self, w: Any, dZ: Array, Y: Array, out: Array, threads: int = 1) -> None:
+        """Compute the values of dZ Y^T at W's pattern, summed over tiles: out, shape (nnz,)."""
+
+    def training_width(self, features: int, dtype: np.dtype[Any], batch: int) -> int:
+        """Return the columns of a tile when batches of `batch` samples are trained."""
 
     def tile_width(self, features: int, dtype: np.dtype[Any]) -> int:
         """Return the tile width at which this backend is fastest for layers of `features`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from numba.core import event
 
-from gbdnn.backends import _columns, _kernels
+from gbdnn.backends import _chain, _columns, _fused_training, _gradients, _kernels, _walk
+from gbdnn.backends._fused_training import FusedTrainable
 from gbdnn.backends._groups import Grouped, GroupedRows, group_dense, group_rows
 from gbdnn.backends.base import Activation
 from gbdnn.errors import DtypeError, InputError, ShapeError
@@ -130,7 +131,7 @@ class FusedBackend:
 
     def affine(
         self,
-        w: FusedWeight,
+        w: FusedWeight | FusedTrainable,
         Y: Array,
         bias: Array,
         activation: Activation,
@@ -144,7 +145,8 @@ class FusedBackend:
 
         Parameters
         ----------
-        w : FusedWeight
+        w : FusedWeight or FusedTrainable
+            With the latter Y and out are tile-major, (tiles, features, width).
         Y : ndarray, shape (in_features, batch), C-contiguous
             Any batch; a 64-byte aligned array is twice as fast.
         bias : ndarray, shape () or (out_features,)
@@ -158,6 +160,9 @@ class FusedBackend:
         ShapeError, DtypeError, InputError
             For arrays that the compiled code cannot use.
         """
+        if isinstance(w, FusedTrainable):
+            _fused_training.affine(w, Y, bias, activation, out, threads)
+            return
         _check(w, Y, bias, out)
         clamp: tuple[float, float] | None = getattr(activation, "clamp", None)
         low, high = (-math.inf, math.inf) if clamp is None else clamp
@@ -175,12 +180,81 @@ class FusedBackend:
         """See `preferred_tile`."""
         return preferred_tile(features, dtype)
 
+    def chain(self, steps: Sequence[Any]) -> _chain.Chain | None:
+        """Return layers as one compiled call for small batches; None if they do not allow it."""
+        with event.install_listener("numba:compile", _Announce()):
+            return _chain.link(steps)
+
     @contextmanager
     def pinned(self, threads: int) -> Iterator[None]:
         """Do nothing: there is no library underneath, `threads` of `affine` is all there is."""
         yield
 
+    # -- training ----------------------------------------------------------------------------------
 
+    def trainable(self, weight: CSR | Array) -> FusedTrainable:
+        """Build W and W^T over one vector of values, a copy of the weight's.
+
+        Beside `pattern` and `values` (8 bytes a non-zero in float32) the form holds W^T, 6 bytes
+        (8 above 65,536 output features), uint16 indices of W up to 65,536 input features, 2 bytes,
+        and tables of 64 bytes a row and column.
+        """
+        form = _fused_training.build(weight)
+        for rows in (form.forward, form.backward):
+            _ensure_gradients_compiled(form.values.dtype, rows.indices.dtype)
+        return form
+
+    def affine_input_grad(self, w: FusedTrainable, dZ: Array, out: Array, threads: int = 1) -> None:
+        """Compute out = W^T dZ, the gradient with respect to Y of that with respect to W Y + b.
+
+        Parameters
+        ----------
+        w : FusedTrainable
+        dZ : ndarray, shape (tiles, out_features, width), C-contiguous
+        out : ndarray, shape (tiles, in_features, width), C-contiguous, must not overlap dZ
+        threads : int
+            Rows of W^T are split; no bit of the result depends on it.
+
+        Raises
+        ------
+        ShapeError, DtypeError, InputError
+            For arrays that the compiled code cannot use.
+        """
+        _fused_training.input_grad(w, dZ, out, threads)
+
+    def affine_weight_grad(
+        self, w: FusedTrainable, dZ: Array, Y: Array, out: Array, threads: int = 1
+    ) -> None:
+        """Compute out[k] = sum over tiles and columns of dZ[:, i] Y[:, j], (i, j) of entry k.
+
+        That is dZ Y^T where W stores an entry, O(nnz x batch): nothing else of it is computed.
+
+        Parameters
+        ----------
+        w : FusedTrainable
+        dZ : ndarray, shape (tiles, out_features, width), C-contiguous
+        Y : ndarray, shape (tiles, in_features, width), C-contiguous
+        out : ndarray, shape (nnz,), C-contiguous
+            Overwritten.
+        threads : int
+            Rows of W are split; no bit of the result depends on it.
+
+        Raises
+        ------
+        ShapeError, DtypeError, InputError
+            For arrays that the compiled code cannot use.
+        """
+        _fused_training.weight_grad(w, dZ, Y, out, threads)
+
+    def training_width(self, features: int, dtype: np.dtype[Any], batch: int) -> int:
+        """Return 64 float32 columns, 32 above 2,048 features, fewer for smaller batches.
+
+        A tile of Y, 512 KiB, then stays in the second cache while the weights stream by.
+        """
+        return _fused_training.best_width(features, dtype, batch)
+
+
+@cache
 def preferred_tile(features: int, dtype: npt.DTypeLike) -> int:
     """Return the fastest number of columns of a tile for layers of `features` neurons.
 
@@ -228,7 +302,8 @@ class _Announce(event.Listener):
     """Tells the user about numba's compilations; loading from the disk cache raises no event."""
 
     def on_start(self, event: Any) -> None:
-        if event.data["dispatcher"] is not _kernels.layer:
+        kernels = (_kernels.layer, _gradients.weight_grad, _walk.participate)
+        if event.data["dispatcher"] not in kernels:
             return  # its parts
         message = "compiling the fused kernels (some seconds, once; cached on disk)"
         if on_compile is not None:
@@ -248,6 +323,13 @@ def _ensure_compiled(real: np.dtype[Any], index: np.dtype[Any]) -> None:
         _kernels.layer.disable_compile(False)
         _kernels.layer.compile(_kernels.layer_signature(real, index))
         _kernels.layer.disable_compile()
+
+
+@cache
+def _ensure_gradients_compiled(real: np.dtype[Any], index: np.dtype[Any]) -> None:
+    """Do the same for the kernels of training."""
+    with _compiling, event.install_listener("numba:compile", _Announce()):
+        _gradients.ensure_compiled(real, index)
 
 
 _compiling = threading.Lock()

@@ -8,6 +8,17 @@ The paper's step is Y_{k+1} = h(W_k Y_k + b_k), two semirings (its section II):
 `gbdnn.backends.reference` writes both as GraphBLAS calls. Here S1's product accumulates into a
 full matrix that already holds the bias, so S2's (x) costs nothing, and S2's (+) 0 is applied to the
 memory in place.
+
+The way back is three more semiring operations, for a loss L with dA short for dL/dA (Rumelhart,
+Hinton and Williams 1986), on the same S1 = (+, x):
+
+    h                dZ_k = h'(Z_k) x dY_{k+1}            elementwise, in the memory of dY_{k+1}
+    S1               dY_k = W_k^T (+.x) dZ_k              a product like the forward one
+    S1, masked       dW_k<W_k> = dZ_k (+.x) Y_k^T         dot products where W_k has entries
+
+and db_k = the row sums of dZ_k. The mask <W_k> is structural: only nnz(W_k) dot products are taken
+(SuiteSparse: dot3) and the full out x in product never exists. W_k^T is stored as a matrix of its
+own, as a transposing descriptor would transpose again in each call.
 """
 
 from __future__ import annotations
@@ -21,9 +32,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gbdnn.backends._init import graphblas, is_blocking, usable_threads
+from gbdnn.backends._trainable import check_tiles, check_values, owned, whole_batch
 from gbdnn.backends.base import Activation, cached_width
 from gbdnn.errors import BackendError
-from gbdnn.sparse import CSR, as_csr
+from gbdnn.sparse import CSR, as_csr, transpose
 
 __all__ = ["GraphBLASBackend"]
 
@@ -38,6 +50,34 @@ class GraphBLASWeight:
     nbytes: int
 
 
+class GraphBLASTrainable:
+    """A weight that changes: W and W^T as matrices by row, filled again when `values` changed.
+
+    Attributes
+    ----------
+    pattern : CSR, shape (out_features, in_features)
+    values : ndarray, shape (nnz,)
+    matrix, transposed : graphblas.Matrix
+        W and W^T, FP32 or FP64.
+    """
+
+    def __init__(self, weight: CSR | Array) -> None:
+        self.pattern, self.values = owned(weight)
+        self._flipped, self._order = transpose(self.pattern)
+        self.matrix, self.transposed = _matrix(self.pattern), _matrix(self._flipped)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays and of both matrices."""
+        arrays = self.pattern.nbytes + self._flipped.nbytes + self._order.nbytes
+        return arrays + _matrix_bytes(self.pattern) + _matrix_bytes(self._flipped)
+
+    def refresh(self, threads: int = 1) -> None:
+        """Fill both matrices anew from `values`; O(nnz)."""
+        _fill(self.matrix, self.pattern, self.values.copy())
+        _fill(self.transposed, self._flipped, self.values[self._order])
+
+
 class GraphBLASBackend:
     """Y_{k+1} = h(W_k Y_k + b_k): one in-place semiring product a layer (SuiteSparse: saxpy5)."""
 
@@ -49,14 +89,20 @@ class GraphBLASBackend:
 
     def affine(
         self,
-        w: GraphBLASWeight,
+        w: GraphBLASWeight | GraphBLASTrainable,
         Y: Array,
         bias: Array,
         activation: Activation,
         out: Array,
         threads: int = 1,
     ) -> None:
-        """Compute out = h(W Y + b)."""
+        """Compute out = h(W Y + b), in training for each tile."""
+        if isinstance(w, GraphBLASTrainable):
+            check_tiles(w.pattern, out, Y, names=("out", "Y"))
+            out[...] = bias if bias.ndim == 0 else bias[:, None]
+            _multiply(w.matrix, Y, out)
+            activation.apply(out)
+            return
         gb = graphblas()
         _check(w, Y, out)
         out[...] = bias if bias.ndim == 0 else bias[:, None]
@@ -80,6 +126,66 @@ class GraphBLASBackend:
         finally:
             context.disengage()
 
+    # -- training ----------------------------------------------------------------------------------
+
+    def trainable(self, weight: CSR | Array) -> GraphBLASTrainable:
+        """Copy the weight and its transpose; of a dense one all places are stored."""
+        return GraphBLASTrainable(weight)
+
+    def affine_input_grad(
+        self, w: GraphBLASTrainable, dZ: Array, out: Array, threads: int = 1
+    ) -> None:
+        """Compute out = dY = W^T (+.x) dZ, accumulated in place into zeros (saxpy5).
+
+        dZ has the shape (tiles, out_features, width), out (tiles, in_features, width).
+        """
+        check_tiles(w.pattern, dZ, out, names=("dZ", "out"))
+        out[...] = 0
+        _multiply(w.transposed, dZ, out)
+
+    def affine_weight_grad(
+        self, w: GraphBLASTrainable, dZ: Array, Y: Array, out: Array, threads: int = 1
+    ) -> None:
+        """Compute out = the values of dW<W> = dZ (+.x) Y^T, summed over tiles (dot3).
+
+        Parameters
+        ----------
+        w : GraphBLASTrainable
+        dZ : ndarray, shape (tiles, out_features, width)
+        Y : ndarray, shape (tiles, in_features, width)
+        out : ndarray, shape (nnz,)
+            In the order of W's pattern. Both factors are full, so none of its places stays absent.
+        """
+        gb = graphblas()
+        check_tiles(w.pattern, dZ, Y, names=("dZ", "Y"))
+        check_values(w.pattern, out)
+        out[...] = 0
+        W = w.matrix
+        for dz_tile, y_tile in zip(dZ, Y, strict=True):
+            dW = gb.Matrix(W.dtype, *W.shape)
+            dW.ss.config["sparsity_control"] = "sparse"
+            try:
+                with lent(dz_tile) as dz, lent(y_tile) as y:
+                    dW(W.S, replace=True) << gb.semiring.plus_times(dz @ y.T)
+            except gb.exceptions.GraphblasException as error:
+                raise failure("dW<W> = plus_times(dZ Y^T)", error, W, y_tile) from error
+            out += dW.ss.unpack("csr", sort=True)["values"]
+
+    def training_width(self, features: int, dtype: np.dtype[Any], batch: int) -> int:
+        """The whole batch: GraphBLAS cuts it by itself."""
+        return whole_batch(batch)
+
+
+def _multiply(W: Any, Y: Array, out: Array) -> None:
+    """Add W (+.x) Y to each tile of `out`, in place."""
+    gb = graphblas()
+    for y_tile, z_tile in zip(Y, out, strict=True):
+        try:
+            with lent(y_tile) as y, lent(z_tile) as z:
+                z(gb.binary.plus) << gb.semiring.plus_times(W @ y)
+        except gb.exceptions.GraphblasException as error:
+            raise failure("plus_times", error, W, y_tile) from error
+
 
 def _check(w: GraphBLASWeight, Y: Array, out: Array) -> None:
     """Refuse what GraphBLAS could not compute in place: it would free numpy's memory."""
@@ -95,14 +201,40 @@ def prepare(weight: CSR | Array) -> GraphBLASWeight:
     """Copy a weight into a GraphBLAS matrix that threads can share."""
     gb = graphblas()
     csr = as_csr(weight)
+    matrix = _matrix(csr)
+    assert matrix.dtype in (gb.dtypes.FP32, gb.dtypes.FP64)
+    return GraphBLASWeight(matrix, _matrix_bytes(csr))
+
+
+def _matrix(csr: CSR) -> Any:
     matrix = csr.to_graphblas()
     if not is_blocking():
         matrix.wait("materialize")
     # "auto" may turn a matrix near 50 % density into a bitmap, whose kernels are 16 times slower
     matrix.ss.config["sparsity_control"] = "sparse"
-    nbytes = 8 * (len(csr.indptr) + csr.nnz) + csr.values.nbytes
-    assert matrix.dtype in (gb.dtypes.FP32, gb.dtypes.FP64)
-    return GraphBLASWeight(matrix, nbytes)
+    return matrix
+
+
+def _fill(matrix: Any, pattern: CSR, values: Array) -> None:
+    """Replace a matrix' content; it takes the memory of `values`.
+
+    Not by a new matrix: one of python-graphblas refers to itself by way of `.ss`, and stays in
+    memory until Python looks for such cycles.
+    """
+    matrix.ss.pack_csr(
+        indptr=pattern.indptr.astype(np.uint64),
+        col_indices=pattern.indices.astype(np.uint64),
+        values=values,
+        sorted_cols=True,
+        take_ownership=True,
+    )
+    if not is_blocking():
+        matrix.wait("materialize")
+
+
+def _matrix_bytes(csr: CSR) -> int:
+    """Return the bytes of a matrix in GraphBLAS, whose indices take 8 each."""
+    return 8 * (len(csr.indptr) + csr.nnz) + csr.values.nbytes
 
 
 _LENT = object()  # in place of a matrix that owns the memory

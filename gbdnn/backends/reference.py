@@ -1,7 +1,8 @@
 """The GraphBLAS backend, reference form: hold Kepner et al. 2017 (arXiv:1708.02937) beside it.
 
-`step` is the paper's equation with its two semirings and sparse Y. It is not fast where Y is full
-(`gbdnn.backends.graphblas` is); the other forms are compared with it.
+`step` is the paper's equation with its two semirings and sparse Y; `input_gradient` and
+`weight_gradient` are the way back. They are not fast where Y is full (`gbdnn.backends.graphblas`
+is); the other forms are compared with them.
 """
 
 from __future__ import annotations
@@ -12,11 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from gbdnn.backends._init import graphblas
+from gbdnn.backends._trainable import check_tiles, check_values
 from gbdnn.backends.base import Activation
-from gbdnn.backends.graphblas import GraphBLASBackend, GraphBLASWeight, failure
+from gbdnn.backends.graphblas import (
+    GraphBLASBackend,
+    GraphBLASTrainable,
+    GraphBLASWeight,
+    failure,
+)
 from gbdnn.sparse import CSR
 
-__all__ = ["ReferenceBackend", "step"]
+__all__ = ["ReferenceBackend", "input_gradient", "step", "weight_gradient"]
 
 Array = npt.NDArray[Any]
 
@@ -55,6 +62,49 @@ def by_column(matrix: Any) -> Any:
     matrix.ss.config["format"] = "by_col"
     matrix.ss.config["sparsity_control"] = "sparse"
     return matrix
+
+
+def input_gradient(W: Any, dZ: Any) -> Any:
+    """Return dY = W^T dZ for sparse matrices.
+
+    Parameters
+    ----------
+    W : Matrix, (out_features, in_features)
+    dZ : Matrix, (out_features, batch)
+        The loss's gradient with respect to Z = W Y + b; absent entries are zeros.
+    """
+    return graphblas().semiring.plus_times(W.T @ dZ).new()
+
+
+def weight_gradient(W: Any, dZ: Any, Y: Any) -> Any:
+    """Return dW<W> = dZ Y^T: the product where W has entries, zeros among them stored.
+
+    Parameters
+    ----------
+    W : Matrix, (out_features, in_features)
+        Only its pattern counts.
+    dZ : Matrix, (out_features, batch)
+    Y : Matrix, (in_features, batch)
+        Both stored by row if only the mask's dot products are to be computed.
+    """
+    gb = graphblas()
+    dW = by_row(gb.Matrix(W.dtype, *W.shape))
+    dW(W.S) << 0  # stays where no entries of dZ and Y meet
+    dW(W.S, accum=gb.binary.plus) << gb.semiring.plus_times(dZ @ Y.T)
+    return dW
+
+
+def by_row(matrix: Any) -> Any:
+    """Pin a matrix to sparse storage by row: dot products of rows then follow the mask (dot3)."""
+    matrix.ss.config["format"] = "by_row"
+    matrix.ss.config["sparsity_control"] = "sparse"
+    return matrix
+
+
+def free(*matrices: Any) -> None:
+    """Empty matrices now: each refers to itself by `.ss` and waits for the garbage collector."""
+    for matrix in matrices:
+        matrix.clear()
 
 
 class ReferenceBackend(GraphBLASBackend):
@@ -105,3 +155,55 @@ class ReferenceBackend(GraphBLASBackend):
         Z += bias if bias.ndim == 0 else bias[:, None]
         activation.apply(Z)
         return self.enter(Z)
+
+    # -- training: the equations on sparse matrices, made of the tiles and taken apart again -------
+
+    def affine(
+        self,
+        w: Any,
+        Y: Array,
+        bias: Array,
+        activation: Activation,
+        out: Array,
+        threads: int = 1,
+    ) -> None:
+        """Compute out = h(W Y + b); Y (tiles, in_features, width), w from `trainable`.
+
+        Prediction does not come here: it takes `forward` on whole batches.
+        """
+        if not isinstance(w, GraphBLASTrainable):
+            super().affine(w, Y, bias, activation, out, threads)
+            return
+        gb = graphblas()
+        check_tiles(w.pattern, out, Y, names=("out", "Y"))
+        for y_tile, z_tile in zip(Y, out, strict=True):
+            y = self.enter(y_tile)
+            z = gb.semiring.plus_times(w.matrix @ y).new()
+            z_tile[...] = self.leave(z)
+            free(y, z)
+        out += bias if bias.ndim == 0 else bias[:, None]
+        activation.apply(out)
+
+    def affine_input_grad(
+        self, w: GraphBLASTrainable, dZ: Array, out: Array, threads: int = 1
+    ) -> None:
+        """Compute out = W^T dZ for each tile by `input_gradient`."""
+        check_tiles(w.pattern, dZ, out, names=("dZ", "out"))
+        for dz_tile, y_tile in zip(dZ, out, strict=True):
+            dz = self.enter(dz_tile)
+            dy = input_gradient(w.matrix, dz)
+            y_tile[...] = self.leave(dy)
+            free(dz, dy)
+
+    def affine_weight_grad(
+        self, w: GraphBLASTrainable, dZ: Array, Y: Array, out: Array, threads: int = 1
+    ) -> None:
+        """Compute out = the values of dW, summed over tiles, by `weight_gradient`."""
+        check_tiles(w.pattern, dZ, Y, names=("dZ", "Y"))
+        check_values(w.pattern, out)
+        out[...] = 0
+        for dz_tile, y_tile in zip(dZ, Y, strict=True):
+            dz, y = by_row(self.enter(dz_tile)), by_row(self.enter(y_tile))
+            dW = weight_gradient(w.matrix, dz, y)
+            out += dW.ss.unpack("csr", sort=True)["values"]  # one value if all are equal
+            free(dz, y)

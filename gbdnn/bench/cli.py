@@ -25,8 +25,8 @@ def bench() -> None:
 class _List(click.ParamType[Any]):
     """Values between commas."""
 
-    def __init__(self, name: str, convert: Callable[[str], Any]) -> None:
-        self.name, self.one = name, convert
+    def __init__(self, name: str, convert: Callable[[str], Any], distinct: bool = True) -> None:
+        self.name, self.one, self.distinct = name, convert, distinct
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         if not isinstance(value, str):
@@ -35,7 +35,7 @@ class _List(click.ParamType[Any]):
             found = tuple(self.one(part.strip()) for part in value.split(",") if part.strip())
         except (ValueError, ZeroDivisionError, OverflowError):
             self.fail(f"{value!r} is not a list of {self.name}, with commas between", param, ctx)
-        return tuple(dict.fromkeys(found))
+        return tuple(dict.fromkeys(found)) if self.distinct else found
 
 
 def _whole(text: str) -> int:
@@ -49,6 +49,17 @@ def _density(text: str) -> float:
     if not 0 < number <= 1:
         raise ValueError
     return number
+
+
+def _sparsity(text: str) -> float:
+    number = float(Fraction(text))
+    if not 0 <= number < 1:
+        raise ValueError
+    return number
+
+
+SPARSITIES = _List("numbers from 0 up, below 1", _sparsity)
+WIDTHS = _List("whole numbers from 1 up", _whole, distinct=False)
 
 
 WHOLE = _List("whole numbers from 1 up", _whole)
@@ -216,6 +227,106 @@ def bench_challenge(
         with atomic_write(out / name) as file:
             file.write(content.encode())
     click.echo(text)
+
+
+@bench.command("accuracy")
+@click.option(
+    "--images", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="MNIST as .npz with X and y; default scikit-learn's embedded digits.",
+)  # fmt: skip
+@click.option("--methods", type=NAMES, metavar="NAME,...", help="[default: all]")
+@click.option(
+    "--sparsities", type=SPARSITIES, metavar="S,...", help="[default: 0.9,0.95,0.98,0.99]"
+)
+@click.option("--hidden", type=WIDTHS, metavar="N,...", help="[default: 1024,1024]")
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--epochs", type=click.IntRange(1), default=20, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True)
+@click.option("--threads", type=click.IntRange(1), help="Default: all cores.")
+@click.option("--out", type=OUT, required=True, help="Folder for results, table and figure.")
+def bench_accuracy(
+    images: Path | None, threads: int | None, out: Path, seeds: int, epochs: int, batch_size: int,
+    **lists: Any,
+) -> None:  # fmt: skip
+    """Train dense and sparse networks: accuracy, time, bytes, memory; each in its own process.
+
+    Writes results.jsonl, accuracy.md and, with matplotlib, the Pareto figure. The same command
+    again trains only what is missing.
+    """
+    from gbdnn.bench import pareto, study
+    from gbdnn.challenge._io import atomic_write
+    from gbdnn.errors import MissingDependencyError
+    from gbdnn.memory import check_threads
+    from gbdnn.progress import bar
+
+    given = {name: value for name, value in lists.items() if value is not None}
+    _known("--methods", given.get("methods", ()), study.METHODS)
+    wanted = study.cells(
+        images=images, seeds=seeds, epochs=epochs, batch_size=batch_size,
+        threads=check_threads(threads), **given,
+    )  # fmt: skip
+    with bar("trainings", len(wanted), disable=not sys.stderr.isatty()) as advance:
+        records = study.study(wanted, out, progress=advance, report=_warn)
+    text = study.markdown(records)
+    with atomic_write(out / "accuracy.md") as file:
+        file.write(text.encode())
+    try:
+        pareto.plot_pareto(records, out)
+    except MissingDependencyError as error:
+        _warn(str(error))
+    click.echo(text)
+
+
+@bench.command("training")
+@click.option(
+    "--widths", type=WIDTHS, default="1024,4096,4096,10", show_default=True, metavar="N,...",
+    help="Features of the input and of each layer.",
+)  # fmt: skip
+@click.option(
+    "--sparsities", type=SPARSITIES, default="0.8,0.9,0.98", show_default=True, metavar="S,..."
+)
+@click.option("--batch", type=click.IntRange(1), default=256, show_default=True)
+@click.option(
+    "--engines", type=NAMES, default="fused,torch-dense,torch-csr,torch-csr-sampled",
+    show_default=True, metavar="NAME,...", help="Backends and ways to train with torch.",
+)  # fmt: skip
+@click.option("--threads", type=click.IntRange(1), help="Default: all cores.")
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+@click.option(
+    "--seconds", type=click.FloatRange(0, min_open=True), default=2.0, show_default=True,
+    help="How long steps are timed in each process.",
+)  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--out", type=OUT, required=True, help="Folder for training.json and training.md.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def bench_training(
+    engines: tuple[str, ...], threads: int | None, out: Path, as_json: bool, **options: Any
+) -> None:
+    """Race training steps (forward, backward, Adam) of a sparse MLP against torch.
+
+    Each engine runs in a process of its own. Prints Markdown tables.
+    """
+    from gbdnn.backends import BACKENDS
+    from gbdnn.bench import peers, training
+    from gbdnn.challenge._io import atomic_write
+    from gbdnn.memory import check_threads
+
+    _known("--engines", engines, [*BACKENDS, *training.PEERS])
+    if (how := peers.missing("torch-csr")) is not None and set(engines) & set(training.PEERS):
+        _warn(f"torch is not installed and left out; to get it: {how}")
+        engines = tuple(name for name in engines if name not in training.PEERS)
+    if not engines:
+        raise click.UsageError("nothing to measure: name --engines")
+    result = training.compare(
+        engines=engines, threads=check_threads(threads), report=_warn, **options
+    )
+    text = training.markdown(result)
+    out.mkdir(parents=True, exist_ok=True)
+    files = {"training.json": json.dumps(result, indent=1), "training.md": text}
+    for name, content in files.items():
+        with atomic_write(out / name) as file:
+            file.write(content.encode())
+    click.echo(json.dumps(result) if as_json else text)
 
 
 @bench.command("plot")

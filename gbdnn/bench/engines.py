@@ -166,6 +166,11 @@ class NeuronMajor:
     Y: Array
 
     @property
+    def view(self) -> Array:
+        """The batch itself: the executor may read it without a copy."""
+        return self.Y
+
+    @property
     def count(self) -> int:
         """Number of samples."""
         return int(self.Y.shape[1])
@@ -185,6 +190,11 @@ class _Columns:
     """Results of the executor, neuron-major."""
 
     out: Array
+
+    @property
+    def view(self) -> Array:
+        """The results' place: the executor may write there without a copy."""
+        return self.out
 
     def write(self, ids: Array, Y: Array) -> None:
         """Store columns; without skipping they are neighbours."""

@@ -12,7 +12,14 @@ import numpy.typing as npt
 from gbdnn.errors import DtypeError, InputError, ShapeError, choose
 from gbdnn.sparse import CSR, as_float_dtype
 
-__all__ = ["INITIALISERS", "erdos_renyi", "erk_densities", "initialise"]
+__all__ = [
+    "INITIALISERS",
+    "as_generator",
+    "distinct",
+    "erdos_renyi",
+    "erk_densities",
+    "initialise",
+]
 
 Array = npt.NDArray[Any]
 
@@ -66,10 +73,10 @@ def erdos_renyi(
     if rows * columns >= 2**63:
         expected = "out_features * in_features below 2**63"
         raise ShapeError("out_features", expected, f"{rows} x {columns}")
-    rng = _generator(rng)
+    rng = as_generator(rng)
     choose("values", values, INITIALISERS)
     nnz = round(_density(density, zero=True) * rows * columns)
-    places = _distinct(rows * columns, nnz, rng)
+    places = distinct(rows * columns, nnz, rng)
     index = np.int32 if max(nnz, rows, columns) < 2**31 else np.int64
     row, column = np.divmod(places, columns)
     indptr = np.zeros(rows + 1, index)
@@ -104,7 +111,7 @@ def initialise(matrix: CSR, *, rng: np.random.Generator | int, values: str = "he
     arXiv:2010.03533.
     """
     draw = INITIALISERS[choose("values", values, INITIALISERS)]
-    fresh = draw(matrix, _generator(rng))
+    fresh = draw(matrix, as_generator(rng))
     return CSR.unchecked(matrix.indptr, matrix.indices, fresh, matrix.shape)
 
 
@@ -187,14 +194,14 @@ def erk_densities(shapes: Sequence[Sequence[int]], *, density: float) -> list[fl
         dense |= full
 
 
-def _distinct(total: int, count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+def distinct(total: int, count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
     """Return `count` distinct numbers below `total`, ascending, every set equally likely.
 
     Numbers are drawn with repetition and repeated ones dropped: with at most half of all numbers
     wanted, 1.4 draws for each suffice. More than half are the complement of fewer than half.
     """
     if 2 * count > total:
-        left_out = _distinct(total, total - count, rng)
+        left_out = distinct(total, total - count, rng)
         # the k-th number that is kept stands behind those left out that precede it
         before = np.searchsorted(left_out - np.arange(len(left_out)), np.arange(count), "right")
         return np.arange(count) + before
@@ -209,7 +216,8 @@ def _distinct(total: int, count: int, rng: np.random.Generator) -> npt.NDArray[n
     return np.delete(found, surplus)
 
 
-def _generator(rng: np.random.Generator | int) -> np.random.Generator:
+def as_generator(rng: np.random.Generator | int) -> np.random.Generator:
+    """Return `rng`, or a new generator that it seeds."""
     if isinstance(rng, np.random.Generator):
         return rng
     if isinstance(rng, int | np.integer) and not isinstance(rng, bool) and rng >= 0:

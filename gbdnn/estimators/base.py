@@ -1,0 +1,299 @@
+"""What classifier and regressor share: parameters, `fit`, and what a fitted estimator holds."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+from sklearn.base import BaseEstimator, is_regressor
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from gbdnn.errors import DivergenceError, InputError, ShapeError, TrainingInterrupted
+from gbdnn.estimators import settings
+from gbdnn.foreign import from_scipy
+from gbdnn.inputs import as_inputs
+from gbdnn.network import Network
+from gbdnn.sparse import CSR, as_csr
+from gbdnn.training import EarlyStopping, Result, Trainer, Training
+from gbdnn.training.data import ArrayBatches, as_weights
+
+__all__ = ["SparseMLP"]
+
+Array = npt.NDArray[Any]
+FROM_Y: Any = object()  # in place of classes: all that there are stand in y
+
+
+@dataclass(eq=False, repr=False)
+class SparseMLP(BaseEstimator):  # type: ignore[misc]
+    """What classifier and regressor share. The fields are scikit-learn's parameters."""
+
+    hidden_layer_sizes: Any = (100,)
+    _: KW_ONLY
+    density: Any = 0.1
+    topology: str = "erk"
+    growth: Any = None
+    activation: str = "relu"
+    solver: str = "adam"
+    alpha: float = 0.0001
+    batch_size: Any = "auto"
+    learning_rate: Any = "constant"
+    learning_rate_init: float = 0.001
+    max_iter: int = 200
+    shuffle: bool = True
+    random_state: Any = None
+    tol: float = 1e-4
+    verbose: bool = False
+    warm_start: bool = False
+    momentum: float = 0.9
+    nesterovs_momentum: bool = True
+    early_stopping: bool = False
+    validation_fraction: float = 0.1
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+    n_iter_no_change: float = 10
+    dtype: Any = "float32"
+    backend: str = "fused"
+    threads: int | None = None
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train from scratch, or with `warm_start` from where the last call ended.
+
+        Parameters
+        ----------
+        X : array_like or scipy sparse, shape (n_samples, n_features)
+            A sparse X stays sparse. Not changed.
+        y : array_like, shape (n_samples,) or (n_samples, n_outputs)
+        sample_weight : array_like, shape (n_samples,), optional
+            Not negative, not all zero. A sample of weight 2 counts as two samples.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        InputError (ValueError) and its subclasses
+            A parameter or argument that does not fit; scikit-learn's own checks of X and y raise
+            its ValueErrors.
+        DivergenceError
+            The loss or a gradient was not finite; the estimator keeps the last good weights.
+        KeyboardInterrupt
+            On Ctrl-C; the estimator keeps what it has learned and can predict. (scikit-learn's
+            only warns; then a grid search or a script goes on as if nothing had happened.)
+        """
+        settings.check(self)
+        warm = self.warm_start and hasattr(self, "network_")
+        if not warm:  # whatever fails below: no attributes of two trainings side by side
+            self.__dict__.pop("network_", None)
+        X, targets, weights = self._samples(X, y, sample_weight, reset=not warm)
+        start, split, order = settings.seeds(self.random_state)
+        network = self._network(X.shape[1], start, reset=not warm)
+        (X, targets, weights), held_out = self._split(X, targets, weights, split)
+        trainer = self._trainer(self._batch_size(len(weights)), weights, order)
+        trainer = replace(
+            trainer, sparsifier=self.growth, early_stopping=self._stopping(),
+            progress=bool(self.verbose),
+        )  # fmt: skip
+        self._going: Training | dict[str, Any] | None = None
+        before = self.loss_curve_ if warm else []
+        try:
+            result = trainer.fit(network, X, targets, sample_weight=weights, validation=held_out)
+        except (DivergenceError, TrainingInterrupted) as error:
+            self._keep(error.result, before)
+            raise
+        self._keep(result, before)
+        if result.stopped == "epochs" and self.learning_rate == "constant":
+            message = f"max_iter={self.max_iter} reached before the training converged"
+            warnings.warn(message, ConvergenceWarning, stacklevel=2)
+        return self
+
+    def _partial_fit(self, X: Any, y: Any, sample_weight: Any, classes: Any = None) -> Self:
+        settings.check(self, partial=True)
+        first = not hasattr(self, "network_")
+        X, targets, weights = self._samples(X, y, sample_weight, reset=first, classes=classes)
+        batch = min(self._batch_size(len(weights), clip=True), len(weights))
+        training = self._training(X.shape[1], weights, batch, first)
+        inputs = as_inputs(X, training.model.in_features, training.model.dtype)
+        before = self.loss_curve_ if training.epoch else []
+        training.records = []  # thousands of calls do not carry the records of all
+        training.position = 0  # an interrupted pass is not gone on with: these are other samples
+        training.loss_sum = training.weight_sum = 0.0
+        rate = float(self.learning_rate_init)
+        training.use(replace(training.trainer, epochs=training.epoch + 1, learning_rate=rate))
+        try:
+            training.run(ArrayBatches(inputs, targets, weights, batch, bool(self.shuffle)))
+        finally:  # also what was reached when it was interrupted
+            self._going = training
+            self._keep(training.result(""), before)
+        return self
+
+    def _training(self, features: int, weights: Array, batch: int, first: bool) -> Training:
+        """Return the training to go on with: the live one, that of the pickle, or a new one."""
+        going = None if first else getattr(self, "_going", None)
+        if isinstance(going, Training):
+            return going
+        if going is not None:
+            training = Training(going["trainer"], self.network_)
+            for name, value in going.items():
+                setattr(training, name, value)
+            return training
+        start, _, order = settings.seeds(self.random_state)
+        network = self._network(features, start, reset=first)
+        return Training(self._trainer(batch, weights, order), network)
+
+    # -- samples -----------------------------------------------------------------------------------
+
+    def _samples(
+        self, X: Any, y: Any, sample_weight: Any, *, reset: bool, classes: Any = FROM_Y
+    ) -> tuple[Any, Array, Array]:
+        """Return checked samples, targets as the loss wants them, and weights."""
+        X, y = validate_data(
+            self, _looked_through(X), y, accept_sparse="csr", dtype="numeric", multi_output=True,
+            reset=reset, y_numeric=is_regressor(self),
+        )  # fmt: skip
+        weights = as_weights(sample_weight, X.shape[0])
+        targets, weights = self._targets(y, weights, reset=reset, classes=classes)
+        return X, targets, weights
+
+    def _targets(
+        self, y: Any, weights: Array, *, reset: bool, classes: Any = FROM_Y
+    ) -> tuple[Array, Array]:
+        raise NotImplementedError
+
+    def _stratify(self, targets: Array) -> Array | None:
+        return None
+
+    def _split(
+        self, X: Any, targets: Array, weights: Array, seed: int
+    ) -> tuple[tuple[Any, Array, Array], tuple[Any, Array, Array] | None]:
+        """Return samples for training and for validation; these are None without early stopping."""
+        if not self.early_stopping:
+            return (X, targets, weights), None
+        X, X_out, targets, targets_out, weights, weights_out = train_test_split(
+            X, targets, weights, test_size=self.validation_fraction, random_state=seed,
+            stratify=self._stratify(targets),
+        )  # fmt: skip
+        if not (weights.any() and weights_out.any()):
+            expected = "one above 0 among the samples for training and among those for validation"
+            fix = "Change validation_fraction or random_state, or leave out samples of weight zero."
+            raise InputError("sample_weight", expected, "a part with zeros only", fix)
+        return (X, targets, weights), (X_out, targets_out, weights_out)
+
+    def _batch_size(self, samples: int, *, clip: bool = False) -> int:
+        if self.batch_size == "auto":
+            return min(200, samples)
+        if self.batch_size > samples and not clip:
+            message = f"batch_size={self.batch_size} is above the {samples} samples; using these"
+            warnings.warn(message, stacklevel=3)
+            return samples
+        return int(self.batch_size)
+
+    # -- network and training ----------------------------------------------------------------------
+
+    def _network(self, features: int, seed: int, *, reset: bool) -> Network:
+        """Return the network to start from: a new one, or that of the last call."""
+        hidden = settings.hidden_sizes(self.hidden_layer_sizes)
+        sizes = [features, *hidden, self.n_outputs_]
+        if reset:
+            self.n_layers_ = len(sizes)
+            rng = np.random.default_rng(seed)
+            return settings.fresh_network(self, sizes, self.out_activation_, rng)
+        known = [self.network_.in_features, *(len(b) for b in self.intercepts_)]
+        if known != sizes:
+            raise ShapeError(
+                "hidden_layer_sizes", f"layers of {known} neurons, as in the last call",
+                f"{sizes}", "To change them use a new estimator, or warm_start=False.",
+            )  # fmt: skip
+        return self.network_.astype(self.dtype)
+
+    def _loss(self) -> str:
+        raise NotImplementedError
+
+    def _trainer(self, batch: int, weights: Array, seed: int) -> Trainer:
+        """Return the settings of a training without early stopping or growth."""
+        batches = -(-np.count_nonzero(weights) // batch)
+        return Trainer(
+            loss=self._loss(), optimizer=settings.optimizer(self, float(weights.sum()) / batches),
+            learning_rate=float(self.learning_rate_init), schedule=self.learning_rate,
+            epochs=int(self.max_iter), batch_size=batch, shuffle=bool(self.shuffle),
+            backend=self.backend, threads=self.threads, rng=seed,
+        )  # fmt: skip
+
+    def _stopping(self) -> EarlyStopping:
+        """Return the rule that ends a training: on the validation score, else on the loss."""
+        patience = min(self.n_iter_no_change, self.max_iter)  # infinity: never
+        return EarlyStopping(
+            patience=int(patience), min_delta=float(self.tol),
+            monitor="validation_score" if self.early_stopping else "loss",
+            restore_best=bool(self.early_stopping),
+        )  # fmt: skip
+
+    def _keep(self, result: Result, before: list[float]) -> None:
+        """Set the attributes of a fitted estimator."""
+        self.network_, self.history_ = result.network, result.history
+        self.n_iter_ = result.training.epoch
+        records = result.history.records  # none if it was interrupted early
+        self.loss_curve_ = before + [record["loss"] for record in records]
+        self.loss_ = self.loss_curve_[-1] if self.loss_curve_ else float("nan")
+        self.best_loss_ = None if self.early_stopping else min(self.loss_curve_, default=None)
+        scores = [record["validation_score"] for record in records if self.early_stopping]
+        self.validation_scores_ = scores if self.early_stopping else None
+        self.best_validation_score_ = max(scores, default=None)
+
+    # -- a fitted estimator ------------------------------------------------------------------------
+
+    @property
+    def coefs_(self) -> list[sp.csr_array]:
+        """Weights as csr_array of shape (in, out), as scikit-learn has them; made at each call."""
+        return [as_csr(w).to_scipy().T.tocsr() for w in self._weights()]
+
+    @property
+    def intercepts_(self) -> list[Array]:
+        """Biases, shape (out,); copies."""
+        linears = settings.linears(self.network_)
+        return [np.array(np.broadcast_to(each.bias, each.out_features)) for each in linears]
+
+    @property
+    def density_(self) -> float:
+        """Stored weights over all places."""
+        return float(self.network_.edges / sum(w.shape[0] * w.shape[1] for w in self._weights()))
+
+    def _weights(self) -> list[CSR | Array]:
+        return [each.weight for each in settings.linears(self.network_)]
+
+    def _outputs(self, X: Any) -> Array:
+        """Return the network's outputs, shape (n_samples, n_outputs)."""
+        check_is_fitted(self, "network_")
+        X = validate_data(
+            self, _looked_through(X), accept_sparse="csr", dtype="numeric", reset=False
+        )
+        return self.network_.predict(X, backend=self.backend, threads=self.threads)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a pickle holds: the optimizer's vectors go along, live buffers do not."""
+        state = dict(super().__getstate__())
+        going = state.get("_going")
+        if isinstance(going, Training):
+            state["_going"] = {name: getattr(going, name) for name in settings.PROGRESS}
+        return state
+
+    def __sklearn_tags__(self) -> Any:
+        """Return scikit-learn's tags."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+def _looked_through(X: Any) -> Any:
+    """Return X; a sparse one checked and by rows before scipy's compiled code reads its indices."""
+    if not sp.issparse(X):
+        return X
+    indptr, indices, values, shape = from_scipy(X, "X")
+    return sp.csr_array((values, indices, indptr), shape=shape)

@@ -1,0 +1,237 @@
+r"""Growth: where entries come back for those that are dropped.
+
+At an update at step t of T_end the part
+
+.. math:: f(t) = \frac{\alpha}{2}\left(1 + \cos\frac{\pi t}{T_{end}}\right)
+
+of a layer's entries is dropped and as many grow at places that were absent before, with the value
+0. The layer's number of entries stays the same to the last one.
+
+RigL wants the largest entries of G = dZ Y^T outside W's pattern. As GraphBLAS writes it, with a
+complemented structural mask,
+
+    G(~W.S) << plus_times(dZ @ Y.T)
+
+that is a matrix of out x in. `largest_absent` has a block of it at a time, and leaves out what
+cannot be among the largest: |G_ij| <= |dZ_i| |Y_j| (Cauchy and Schwarz).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gbdnn.backends import get_backend
+from gbdnn.errors import InputError, choose
+from gbdnn.pruning._patterns import places_of
+from gbdnn.sparse import CSR
+from gbdnn.topology.random import distinct
+
+__all__ = ["SET", "Growth", "RigL", "absent", "largest_absent", "random_absent"]
+
+Array = npt.NDArray[Any]
+MEMORY = 64 << 20  # bytes for a block of G and what is derived from it
+BYTES = 6  # times the size of a number, bytes that a place of a block takes on the way
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How many entries are exchanged at an update.
+
+    Parameters
+    ----------
+    fraction : float
+        Above 0, below 1: the part that is dropped and grown again, alpha.
+    decay : {"cosine", "constant"}
+        How the part falls over the training: as in Evci et al. 2020, or not.
+    """
+
+    fraction: float = 0.3
+    decay: str = "cosine"
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.fraction, int | float) and not isinstance(self.fraction, bool)
+        if not number or not 0 < self.fraction < 1:
+            raise InputError("fraction", "a number above 0 and below 1", repr(self.fraction))
+        choose("decay", self.decay, ("constant", "cosine"))
+
+    def part(self, step: int, last: int) -> float:
+        """Return f(step); 0 from step `last` = T_end on if it decays."""
+        if self.decay == "constant":
+            return self.fraction
+        return self.fraction / 2 * (1 + math.cos(math.pi * min(step / max(last, 1), 1)))
+
+
+@dataclass(frozen=True)
+class SET(Growth):
+    """Random places (Mocanu et al. 2018, Nature Communications 9, 2383).
+
+    With decay="constant" and fraction=0.3 as there; they drop the smallest weights of each sign,
+    here the score decides.
+    """
+
+
+@dataclass(frozen=True)
+class RigL(Growth):
+    """Places where the loss's gradient is largest (Evci et al. 2020, arXiv:1911.11134).
+
+    There an entry that is dropped may grow again in the same update, as 0; here the places are
+    others.
+
+    Parameters
+    ----------
+    memory : int
+        Bytes for a block of the dense gradient; at least one row is computed at a time.
+    """
+
+    memory: int = MEMORY
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole = isinstance(self.memory, int) and not isinstance(self.memory, bool)
+        if not whole or self.memory < 1:
+            raise InputError("memory", "a number of bytes from 1 up", repr(self.memory))
+
+
+def absent(pattern: CSR) -> int:
+    """Return the number of places without an entry."""
+    return pattern.shape[0] * pattern.shape[1] - pattern.nnz
+
+
+def random_absent(pattern: CSR, count: int, rng: np.random.Generator) -> Array:
+    """Return `count` different places without an entry, each set of them equally likely.
+
+    Places are i * in_features + j, ascending, int64. No place is drawn and rejected: numbers below
+    `absent(pattern)` are drawn, and the r-th absent place is r + the entries that precede it.
+    O((nnz + count) log nnz) time, O(nnz + count) memory.
+    """
+    ranks = distinct(absent(pattern), count, rng)
+    before = places_of(pattern)
+    before -= np.arange(pattern.nnz)  # absent places that precede an entry
+    return ranks + np.searchsorted(before, ranks, "right")
+
+
+def largest_absent(
+    pattern: CSR, dZ: Array, Y: Array, count: int, *, memory: int = MEMORY, threads: int = 1
+) -> Array:
+    """Return the places without an entry where |dZ Y^T| is largest, the largest first.
+
+    Parameters
+    ----------
+    pattern : CSR, shape (out, in)
+    dZ, Y : ndarray, shapes (tiles, out, width) and (tiles, in, width)
+    count : int
+        How many; fewer come back if fewer are absent.
+    memory : int
+        Bytes for a block of rows of dZ Y^T; at least one row is taken. Beside that, O(nnz + count)
+        and a copy of Y are held.
+    threads : int
+        For BLAS.
+
+    Returns
+    -------
+    ndarray of int64
+        Places i * in + j; of equal gradients the smallest places. NaN are never taken.
+
+    Notes
+    -----
+    Rows and columns are taken in the order of their norms. Once `count` candidates are found, the
+    smallest is a bound below which a column's product with the block's rows need not be computed;
+    the bound of the norms is widened by the rounding errors of the product, so that the result is
+    that of the whole matrix.
+    """
+    count = min(count, absent(pattern))
+    if count <= 0:
+        return np.empty(0, np.int64)
+    with np.errstate(all="ignore"), get_backend("dense").pinned(threads):
+        return _Search(pattern, dZ, Y, count).run(memory)
+
+
+class _Search:
+    """The search of `largest_absent`: the places of the candidates so far, and their values."""
+
+    def __init__(self, pattern: CSR, dZ: Array, Y: Array, count: int) -> None:
+        self.pattern, self.dZ, self.count = pattern, dZ.transpose(1, 0, 2), count
+        self.row_norms, self.rows = _by_norm(dZ)
+        self.column_norms, self.columns = _by_norm(Y)
+        self.rank = np.empty_like(self.columns)  # of a column among `columns`
+        self.rank[self.columns] = np.arange(len(self.columns))
+        # |fl(x . y)| <= |x . y| + n eps |x| |y| for any order of n terms (Higham 2002, eq. 3.5)
+        terms = dZ.shape[0] * dZ.shape[2]
+        self.widen = 1 + (terms + 8) * float(np.finfo(dZ.dtype).eps)
+        # the columns come first that are needed longest
+        self.Y = Y.transpose(1, 0, 2)[self.columns].reshape(len(self.columns), terms)
+        self.values, self.places = np.empty(0, dZ.dtype), np.empty(0, np.int64)
+        self.floor = 0.0
+
+    def run(self, memory: int) -> Array:
+        start = 0
+        while start < len(self.rows):
+            wide = self._columns(start)
+            if not wide:
+                break
+            most = memory // (wide * self.Y.itemsize * BYTES)
+            # small blocks first: what they find lets most of the later ones pass
+            stop = start + max(min(most, max(start, 4 * self.count // wide)), 1)
+            self._merge(*self._block(self.rows[start:stop], wide))
+            start = stop
+        return self.places[np.lexsort((self.places, -self.values))]
+
+    def _columns(self, start: int) -> int:
+        """Return how many columns may be needed by row number `start` and those behind it."""
+        bounds = self.row_norms[start] * self.column_norms * self.widen
+        return int(len(bounds) - np.searchsorted(bounds[::-1], self.floor, "left"))
+
+    def _block(self, rows: Array, wide: int) -> tuple[Array, Array]:
+        """Return values and places of what is large enough in some rows and the first columns."""
+        part = self.dZ[rows].reshape(len(rows), -1)
+        G = part @ self.Y[:wide].T
+        np.abs(G, out=G)
+        self._mask(G, rows)
+        hits = np.flatnonzero(self.floor <= G)  # false for NaN and for -1, the pattern's
+        values = G.reshape(-1)[hits]
+        if len(hits) > self.count:
+            least = np.partition(values, len(hits) - self.count)[len(hits) - self.count]
+            large = values >= least
+            hits, values = hits[large], values[large]
+        row, column = np.divmod(hits, wide)
+        return values, rows[row] * self.pattern.shape[1] + self.columns[column]
+
+    def _mask(self, G: Array, rows: Array) -> None:
+        """Write -1 to the places of G that have an entry: the complement of W's structure."""
+        indptr = self.pattern.indptr.astype(np.int64, copy=False)
+        lengths = indptr[rows + 1] - indptr[rows]
+        local = np.repeat(np.arange(len(rows)), lengths)
+        entries = np.arange(len(local))
+        entries += np.repeat(indptr[rows] - (np.cumsum(lengths) - lengths), lengths)
+        column = self.rank[self.pattern.indices[entries]]
+        inside = column < G.shape[1]
+        G[local[inside], column[inside]] = -1
+
+    def _merge(self, values: Array, places: Array) -> None:
+        """Keep the `count` largest of the candidates and these; of equal ones the first places."""
+        values = np.concatenate([self.values, values])
+        places = np.concatenate([self.places, places])
+        if len(values) >= self.count:
+            self.floor = float(np.partition(values, -self.count)[-self.count])
+            keep = values > self.floor
+            ties = np.flatnonzero(values == self.floor)
+            left = self.count - np.count_nonzero(keep)
+            keep[ties[np.argsort(places[ties])[:left]]] = True
+            values, places = values[keep], places[keep]
+        self.values, self.places = values, places
+
+
+def _by_norm(X: Array) -> tuple[Array, Array]:
+    """Return the norms of the rows of (tiles, rows, width), descending, and the rows' order."""
+    squares = np.zeros(X.shape[1])
+    for tile in X:
+        squares += np.einsum("ij,ij->i", tile, tile, dtype=np.float64, casting="safe")
+    norms = np.sqrt(squares) + 1e-150  # squares of numbers below that underflow
+    norms[np.isnan(norms)] = np.inf  # comes first, and is looked at
+    order = np.argsort(-norms, kind="stable")
+    return norms[order], order

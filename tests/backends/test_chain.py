@@ -1,0 +1,483 @@
+"""Small batches in one compiled call: right for every shape, whatever the helpers do."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import numpy as np
+import oracle
+import pytest
+from builders import random_csr, random_dense, random_network, run_script
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gbdnn import Linear, Network, ReLU, as_csr, executor
+from gbdnn.backends import _chain, _crew, get_backend
+from gbdnn.errors import InputError, NonFiniteError, ShapeError
+from gbdnn.tiles import whole_strip
+
+FUSED = get_backend("fused")
+seeds = st.integers(0, 2**32 - 1)
+
+
+@pytest.fixture(autouse=True)
+def helpers_for_the_smallest_job(monkeypatch):
+    monkeypatch.setattr(_chain, "WORTH", 1e-12)
+    monkeypatch.setattr(_crew, "LONG", 0.0)
+
+
+def run(network, X, *, threads=1, width=None, check=True, source=None, target=None):
+    """Return the chain's result for a batch; width as the executor would have it."""
+    chain = network.chain(FUSED)
+    count = len(X)
+    width = width or (count if count <= 32 else 32)
+    out = np.full((count, network.out_features), np.nan, network.dtype)
+    ok = chain.run(
+        X.T if source is None else source, out.T if target is None else target,
+        width=width, lanes=whole_strip(count, width), threads=threads, check=check,
+    )  # fmt: skip
+    assert ok
+    return out
+
+
+def batch(rng, samples, features, dtype=np.float32):
+    return rng.standard_normal((samples, features)).astype(dtype)
+
+
+def grouped(rng, rows, columns, density, dtype):
+    """Return a matrix in which most rows share their columns with others."""
+    pattern = rng.random((-(-rows // 6), columns)) < density
+    values = rng.standard_normal((rows, columns)) * np.repeat(pattern, 6, axis=0)[:rows]
+    return as_csr(values, dtype=dtype)
+
+
+def iso(rng, rows, columns, density, dtype):
+    """Return a matrix that stores one number for all its entries."""
+    full = as_csr((rng.random((rows, columns)) < density) * 0.5, dtype=dtype)
+    return full if len(full.values) <= 1 else as_csr(full, dtype=dtype)
+
+
+MAKE = {
+    "random": lambda rng, m, n, d, t: random_csr(rng, m, n, d, t),
+    "dense": lambda rng, m, n, d, t: random_dense(rng, m, n, 1.0, t),
+    "grouped": grouped,
+    "iso": iso,
+}
+
+
+@st.composite
+def cases(draw):
+    """Return (network, X, threads)."""
+    rng = np.random.default_rng(draw(seeds))
+    dtype = draw(st.sampled_from([np.float32, np.float64]))
+    widths = draw(st.lists(st.integers(1, 90), min_size=2, max_size=5))
+    layers = []
+    for columns, rows in pairwise(widths):
+        make = MAKE[draw(st.sampled_from(sorted(MAKE)))]
+        weight = make(rng, rows, columns, draw(st.sampled_from([0.0, 0.02, 0.3, 0.9])), dtype)
+        bias = rng.standard_normal(rows) if draw(st.booleans()) else draw(st.sampled_from([0, 0.3]))
+        layers.append(Linear(weight, bias, dtype=dtype))
+        layers += draw(st.sampled_from([["relu"], [], [ReLU(0.7)], ["identity"]]))
+    X = batch(rng, draw(st.integers(1, 70)), widths[0], dtype)
+    return Network(layers), X, draw(st.sampled_from([1, 2, 3]))
+
+
+@given(cases())
+@settings(deadline=None, max_examples=150)
+def test_the_result_is_right(case):
+    network, X, threads = case
+    result = run(network, X, threads=threads)
+    oracle.check(result, network, X)
+    if threads > 1:
+        np.testing.assert_array_equal(result, run(network, X))  # in every bit
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("density", [0.01, 0.05, 0.2, 0.5])
+@pytest.mark.parametrize("samples", [1, 2, 3, 15, 16, 17, 31, 32, 33, 64, 70])
+def test_wide_layers(samples, density, dtype, rng):
+    """Rows long enough for every loop of the kernels, blocks of columns, many squares."""
+    network = random_network(rng, (530, 300, 513, 10), density=density, dtype=dtype)
+    X = batch(rng, samples, 530, dtype)
+    for threads in (1, 2):
+        oracle.check(run(network, X, threads=threads), network, X)
+
+
+@pytest.mark.parametrize("length", range(20))
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_rows_of_every_length(length, dtype, rng):
+    """The last values lie at the end of their arrays: nothing beyond them may count."""
+    weight = np.zeros((3, 40), dtype)
+    for row in weight:
+        row[rng.permutation(40)[:length]] = rng.standard_normal(length)
+    network = Network([Linear(as_csr(weight), dtype=dtype)])
+    X = batch(rng, 1, 40, dtype)
+    oracle.check(run(network, X), network, X)
+
+
+def test_the_check_of_the_result_notices_a_small_fault(rng):
+    network = random_network(rng, (60, 40, 20))
+    X = batch(rng, 5, 60)
+    with pytest.raises(AssertionError, match="off by"):
+        oracle.check(run(network, X) * np.float32(1.001), network, X)
+
+
+# -- where inputs and results lie ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("samples", [1, 7, 20, 65])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_neuron_major_arrays(samples, threads, rng):
+    network = random_network(rng, (70, 50, 33))
+    X = batch(rng, samples, 70)
+    target = np.full((33, samples), np.nan, np.float32)
+    run(network, X, threads=threads, source=np.ascontiguousarray(X.T), target=target)
+    oracle.check(np.ascontiguousarray(target.T), network, X)
+
+
+@pytest.mark.parametrize("samples", [1, 9, 40])
+def test_arrays_of_every_layout(samples, rng):
+    network = random_network(rng, (48, 30, 5))
+    X = batch(rng, samples, 48)
+    wide = np.zeros((samples, 100), np.float32)
+    wide[:, 1:97:2] = X
+    gaps = np.zeros((2 * samples, 50), np.float32)
+    gaps[::2, 1:49] = X
+    reverse = np.ascontiguousarray(X[::-1, ::-1])
+    bytes_off = np.zeros(X.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(X.shape)
+    bytes_off[...] = X
+    frozen = X.copy()
+    frozen.flags.writeable = False
+    layouts = {
+        "columns apart": wide[:, 1:97:2], "rows apart": gaps[::2, 1:49],
+        "reversed": reverse[::-1, ::-1], "fortran": np.asfortranarray(X), "unaligned": bytes_off,
+        "read-only": frozen, "swapped": X.astype(">f4"), "float64": X.astype("f8"),
+        "broadcast": np.broadcast_to(X[:1], X.shape),
+    }  # fmt: skip
+    for name, given_X in layouts.items():
+        before = given_X.copy()
+        result = network.predict(given_X)
+        oracle.check(result, network, np.array(given_X, np.float32))
+        assert np.array_equal(given_X, before), name
+
+
+@pytest.mark.parametrize("samples", [1, 6, 32, 33, 70])
+@pytest.mark.parametrize("kind", ["csr", "f8", "i4"])
+def test_batches_that_are_converted_first(samples, kind, rng):
+    network = random_network(rng, (40, 30, 20))
+    X = np.rint(batch(rng, samples, 40) * 2)
+    given_X = as_csr(X) if kind == "csr" else X.astype(kind)
+    np.testing.assert_array_equal(network.predict(given_X), network.predict(X))
+
+
+def test_wrong_arrays_are_refused(rng):
+    network = random_network(rng, (48, 30, 5))
+    chain = network.chain(FUSED)
+    form = {"width": 32, "lanes": 16, "threads": 1, "check": False}
+    Y, out = np.zeros((48, 4), np.float32), np.zeros((5, 4), np.float32)
+    frozen = np.broadcast_to(out, out.shape)
+    assert chain.run(Y, out, **form)
+    for wrong_Y, wrong_out in [(Y[1:], out), (Y[:, 1:], out), (Y, out[1:]), (Y[:, :0], out[:, :0])]:
+        with pytest.raises(ShapeError):
+            chain.run(wrong_Y, wrong_out, **form)
+    for wrong_Y, wrong_out in [
+        (Y.astype("f8"), out), (Y, frozen), (np.zeros((96, 8), "f4")[::2, ::2], out),
+        (Y, np.zeros((10, 8), "f4")[::2, ::2]), (Y.astype(">f4"), out),
+    ]:  # fmt: skip
+        with pytest.raises(InputError):
+            chain.run(wrong_Y, wrong_out, **form)
+
+
+# -- NaN and infinity ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("samples", [1, 2, 20, 64])
+def test_bad_inputs_are_refused(samples, dtype, wrong, rng):
+    network = random_network(rng, (50, 40, 10), dtype=dtype)
+    for order in "CF":
+        X = np.array(batch(rng, samples, 50, dtype), order=order)
+        place = (int(rng.integers(samples)), int(rng.integers(50)))
+        X[place] = wrong
+        for threads in (1, 2):
+            chain = network.chain(FUSED)
+            out = np.empty((samples, 10), dtype)
+            assert not chain.run(X.T, out.T, width=32, lanes=32, threads=threads, check=True)
+            with pytest.raises(NonFiniteError, match="1 NaN or infinite") as info:
+                network.predict(X, threads=threads)
+            assert str(place) in str(info.value)
+
+
+@pytest.mark.parametrize("samples", [1, 5, 40])
+def test_nan_spreads_without_the_check(samples, rng):
+    network = Network([Linear(np.eye(30, dtype="f4")), "relu", Linear(as_csr(np.eye(30))), "relu"])
+    X = abs(batch(rng, samples, 30))
+    X[0, 3], X[-1, 4] = np.nan, np.inf
+    result = network.predict(X, check_finite=False)
+    assert np.isnan(result[0, 3])
+    sparse = Network(network.layers[2:])
+    np.testing.assert_array_equal(sparse.predict(X, check_finite=False), X)
+
+
+@pytest.mark.parametrize("samples", [1, 40])
+def test_the_largest_numbers_are_finite(samples):
+    network = Network([Linear(as_csr(np.eye(20)))])
+    X = np.full((samples, 20), np.finfo("f4").max)
+    X[:, 1::2] *= -1
+    np.testing.assert_array_equal(network.predict(X), X)
+
+
+# -- networks that have no chain -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("activation", ["softmax", "tanh", "gelu"])
+@pytest.mark.parametrize("samples", [1, 3, 64])
+def test_other_activations_go_layer_by_layer(activation, samples, rng):
+    network = random_network(rng, (30, 20, 10), activation=activation)
+    assert network.chain(FUSED) is None
+    X = batch(rng, samples, 30)
+    oracle.check(network.predict(X), network, X)
+    X[-1, 2] = np.nan
+    with pytest.raises(NonFiniteError, match="1 NaN"):
+        network.predict(X)
+
+
+def test_layers_with_different_indices_go_layer_by_layer(rng):
+    wide = as_csr(np.eye(1, 70_000, 69_999))
+    network = Network([Linear(wide), "relu", Linear(random_csr(rng, 5, 1, 1.0)), "relu"])
+    assert network.chain(FUSED) is None
+    X = batch(rng, 3, 70_000)
+    oracle.check(network.predict(X), network, X)
+
+
+def test_one_wide_layer_has_32_bit_indices(rng):
+    weight = np.zeros((6, 70_000), np.float32)
+    weight[:, rng.integers(0, 70_000, 40)] = rng.standard_normal((6, 40))
+    weight[0, 69_999] = 1
+    network = Network([Linear(as_csr(weight), 0.1), "relu"])
+    for samples in (1, 2, 35):
+        X = batch(rng, samples, 70_000)
+        oracle.check(run(network, X), network, X)
+
+
+def test_other_backends_have_no_chain(network, rng):
+    for name in ("dense", "graphblas"):
+        assert network.chain(get_backend(name)) is None
+    X = batch(rng, 3, network.in_features)
+    X[0, 0] = np.nan
+    with pytest.raises(NonFiniteError):
+        network.predict(X, backend="dense")
+
+
+@pytest.fixture
+def network(rng):
+    return random_network(rng, (64, 100, 80, 30))
+
+
+def test_predict_uses_it_for_small_batches_only(network, monkeypatch, rng):
+    used = []
+    right = _chain.Chain.run
+
+    def counted(self, source, target, **options):
+        used.append(source.shape[1])
+        return right(self, source, target, **options)
+
+    monkeypatch.setattr(_chain.Chain, "run", counted)
+    for samples in (1, 64):
+        network.predict(batch(rng, samples, 64), skip=False)
+    monkeypatch.setattr(executor, "SHORT", 1000)
+    X = batch(rng, 64, 64)
+    oracle.check(network.predict(X, skip=False), network, X)
+    assert used == [1, 64]
+
+
+# -- helpers ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("samples", [1, 20, 200])
+@pytest.mark.parametrize("threads", [2, 3, 5, 9])
+def test_more_helpers_than_cores(samples, threads, network, rng):
+    X = batch(rng, samples, 64)
+    alone = run(network, X)
+    for _ in range(20):
+        np.testing.assert_array_equal(run(network, X, threads=threads), alone)
+
+
+def test_helpers_take_part(rng):
+    """Of many calls that take milliseconds, a helper must have been inside at least one."""
+    network = random_network(rng, (1500, 1500, 1500), density=0.3)
+    X = batch(rng, 20, 1500)
+    seen, stop = set(), threading.Event()
+
+    def watch():
+        while not stop.is_set():
+            seen.update(int(helper.state[_crew.INSIDE]) for helper in _crew._crew.helpers)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for _ in range(2000):
+        run(network, X, threads=2)
+        if seen - {0}:
+            break
+    stop.set()
+    watcher.join()
+    assert seen - {0}
+
+
+class _Absent:
+    """A helper whose core is never free."""
+
+    def __init__(self):
+        self.state = np.zeros(_crew.MAIL, np.int64)
+
+    def wake(self):
+        """Nobody is there."""
+
+    def stop(self):
+        """Nobody is there."""
+
+
+@pytest.mark.parametrize("samples", [1, 20, 200])
+def test_nobody_waits_for_a_helper_that_does_not_come(samples, network, monkeypatch, rng):
+    crew = _crew._Crew()
+    crew.helpers = [_Absent() for _ in range(3)]
+    monkeypatch.setattr(_crew, "_crew", crew)
+    monkeypatch.setattr(_crew, "_mail_address", lambda: _crew.address_of(boxes))
+    boxes = np.zeros(_crew.MAIL * 4, np.int64)
+    X = batch(rng, samples, 64)
+    oracle.check(run(network, X, threads=4), network, X)
+
+
+def test_memory_that_a_helper_may_read_is_not_used_again(network, monkeypatch, rng):
+    """A helper that loses its core inside a job comes back when the job is long over."""
+    crew = _crew._Crew()
+    crew.helpers = [_Absent()]
+    boxes = np.zeros(_crew.MAIL * 2, np.int64)
+    crew.helpers[0].state = boxes[: _crew.MAIL]
+    monkeypatch.setattr(_crew, "_crew", crew)
+    monkeypatch.setattr(_crew, "_mail_address", lambda: _crew.address_of(boxes))
+    X = batch(rng, 3, 64)
+    run(network, X, threads=2)
+    chain = network.chain(FUSED)
+    (space,) = chain._spare.values()
+    boxes[_crew.INSIDE] = space.address
+    run(network, X, threads=2)
+    assert not chain._spare
+    assert [address for address, _ in crew.stuck] == [space.address]
+    oracle.check(run(network, X, threads=2), network, X)
+    assert space not in chain._spare.values()
+    boxes[_crew.INSIDE] = 0
+    run(network, X, threads=2)
+    assert crew.stuck == []
+
+
+def test_no_threads_are_left(network, monkeypatch, rng):
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(_crew, "_crew", _crew._Crew())
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    X = batch(rng, 3, 64)
+    oracle.check(run(network, X, threads=3), network, X)
+
+
+def test_many_callers_at_once(network, rng):
+    batches = [batch(rng, samples, 64) for samples in (1, 1, 5, 20, 33, 64)]
+    wanted = [run(network, X) for X in batches]
+
+    def call(number):
+        for _ in range(50):
+            for X, result in zip(batches, wanted, strict=True):
+                np.testing.assert_array_equal(run(network, X, threads=1 + number % 3), result)
+
+    with ThreadPoolExecutor(6) as pool:
+        for done in [pool.submit(call, number) for number in range(6)]:
+            done.result(60)
+
+
+def test_workspaces_are_few(network, rng):
+    for samples in range(1, 30):
+        run(network, batch(rng, samples, 64))
+    assert len(network.chain(FUSED)._spare) <= _chain.SPARES
+
+
+SCRIPT = """
+import os, signal, sys, threading, time, warnings
+import numpy as np
+from gbdnn import Linear, Network
+from gbdnn.backends import _chain, _crew
+_chain.WORTH, _crew.LONG = 1e-12, 0.0
+rng = np.random.default_rng(0)
+layers = [Linear(np.rint(4 * rng.random((200, 200)) * (rng.random((200, 200)) < .1)), -1.0)] * 3
+network = Network([layers[0], "relu", layers[1], "relu", layers[2], "relu"])
+X = rng.integers(0, 2, (40, 200)).astype("f4")
+chain = network.chain(__import__("gbdnn").backends.get_backend("fused"))
+
+def call(samples):
+    out = np.empty((samples, 200), "f4")
+    form = dict(width=32, lanes=16, threads=2, check=True)
+    assert chain.run(X[:samples].T, out.T, **form)
+    return out
+
+wanted = {samples: call(samples) for samples in (1, 20, 40)}
+assert len(_crew._crew.helpers) == 1
+"""
+
+
+def test_fork():
+    run_script(
+        SCRIPT
+        + """
+warnings.simplefilter("ignore", DeprecationWarning)  # 3.12: fork with threads, the very point
+stop = threading.Event()
+def busy():
+    while not stop.is_set():
+        call(20)
+other = threading.Thread(target=busy)
+other.start()
+for _ in range(10):
+    child = os.fork()  # in the middle of another thread's call
+    if not child:
+        signal.alarm(30)
+        assert not _crew._crew.helpers
+        same = all(np.array_equal(call(n), wanted[n]) for n in wanted for _ in range(20))
+        os._exit(0 if same and len(_crew._crew.helpers) == 1 else 3)
+    _, status = os.waitpid(child, 0)
+    assert status == 0, status
+stop.set()
+other.join()
+assert all(np.array_equal(call(n), wanted[n]) for n in wanted)
+"""
+    )
+
+
+@pytest.mark.parametrize(
+    "rest", ["", "time.sleep(0.1)", "threading.Thread(target=call, args=(20,)).start()"]
+)
+def test_the_process_ends(rest):
+    run_script(SCRIPT + f"call(1)\n{rest}\n", timeout=30)
+
+
+def test_ctrl_c():
+    run_script(
+        SCRIPT
+        + """
+hits = 0
+for attempt in range(20):
+    try:
+        timer = threading.Timer(0.02, lambda: os.kill(os.getpid(), signal.SIGINT))
+        timer.start()
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            for n in wanted:
+                call(n)
+    except KeyboardInterrupt:
+        hits += 1
+    timer.join()
+assert hits == 20, hits
+assert all(np.array_equal(call(n), wanted[n]) for n in wanted)
+"""
+    )

@@ -1,0 +1,372 @@
+"""`prune` and `pruning_report`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from builders import random_csr, random_dense, random_network
+from hypothesis import given
+from hypothesis import strategies as st
+
+import gbdnn
+from gbdnn import CSR, Linear, Network, as_csr
+from gbdnn.errors import (
+    DtypeError,
+    GbdnnError,
+    InputError,
+    NonFiniteError,
+    ShapeError,
+)
+from gbdnn.layers import LOSSES
+from gbdnn.pruning import Neuron, prune, pruning_report
+from gbdnn.pruning._patterns import places_of
+
+SHAPES = [(20, 12), (16, 20), (4, 16)]
+
+
+def dense_network(rng, dtype=np.float32):
+    weights = [random_dense(rng, *shape, 1.0, dtype) for shape in SHAPES]
+    first, second, third = (Linear(w, rng.standard_normal(len(w)), dtype=dtype) for w in weights)
+    return Network([first, "relu", second, "tanh", third, "softmax"])
+
+
+def weights(network):
+    return [layer.weight for layer in network.layers if isinstance(layer, Linear)]
+
+
+def test_it_is_in_the_package():
+    assert gbdnn.prune is prune
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    sparsity=st.floats(0, 0.99),
+    distribution=st.sampled_from(["global", "uniform", "per_layer", "erk"]),
+    score=st.sampled_from(["magnitude", "random"]),
+    sparse=st.booleans(),
+)
+def test_counts_values_and_input(seed, sparsity, distribution, score, sparse):
+    """Exact counts, values carried over, canonical results, an unchanged network."""
+    rng = np.random.default_rng(seed)
+    if sparse:
+        network = random_network(rng, (12, 20, 16, 4), density=0.8)
+        sparsity = max(sparsity, 0.35)
+    else:
+        network = dense_network(rng)
+    before = [w.to_dense() if isinstance(w, CSR) else w.copy() for w in weights(network)]
+    limits = [w.nnz if isinstance(w, CSR) else w.size for w in weights(network)]
+    pruned = prune(network, sparsity, distribution=distribution, score=score, rng=seed)
+    places = [a * b for a, b in SHAPES]
+    counts = []
+    for old, new in zip(before, weights(pruned), strict=True):
+        if isinstance(new, CSR):
+            CSR(new.indptr, new.indices, new.values, new.shape)
+            kept = new.to_dense() != 0
+            np.testing.assert_array_equal(new.to_dense()[kept], old[kept])
+            counts.append(new.nnz)
+        else:
+            counts.append(new.size)
+    if distribution == "global":
+        assert sum(counts) == round((1 - sparsity) * sum(places))
+    elif distribution != "erk":
+        wanted = [round((1 - sparsity) * n) for n in places]
+        assert counts == [min(n, limit) for n, limit in zip(wanted, limits, strict=True)]
+    for old, now in zip(before, weights(network), strict=True):
+        np.testing.assert_array_equal(old, now.to_dense() if isinstance(now, CSR) else now)
+
+
+def test_global_magnitude_is_the_threshold(rng):
+    network = dense_network(rng)
+    pruned = prune(network, 0.8)
+    everything = np.sort(np.concatenate([abs(w).ravel() for w in weights(network)]))
+    threshold = everything[-round(0.2 * len(everything))]
+    for old, new in zip(weights(network), weights(pruned), strict=True):
+        np.testing.assert_array_equal(new.to_dense() != 0, abs(old) >= threshold)
+
+
+def test_prediction_is_that_of_masked_weights(rng):
+    """The pruned network computes what the dense one does with zeros in it."""
+    network = dense_network(rng, np.float64)
+    pruned = prune(network, 0.7, distribution="erk")
+    masked = []
+    sparse = iter(weights(pruned))
+    for layer in network.layers:
+        if isinstance(layer, Linear):
+            layer = Linear(next(sparse).to_dense(), layer.bias, dtype=np.float64)
+        masked.append(layer)
+    X = rng.standard_normal((30, 12))
+    expected = Network(masked).predict(X, backend="dense")
+    np.testing.assert_allclose(pruned.predict(X), expected, rtol=1e-12)
+
+
+def test_a_sparse_network_is_pruned_on(rng):
+    """Sparsity counts all places: 0.9 of a half empty layer leaves 10 % of them."""
+    network = random_network(rng, (40, 50, 30), density=0.5)
+    pruned = prune(network, 0.9, distribution="uniform")
+    assert [w.nnz for w in weights(pruned)] == [200, 150]
+    again = prune(pruned, 0.9, distribution="uniform")
+    assert all(a is b for a, b in zip(weights(pruned), weights(again), strict=True))
+
+
+def test_layers_that_are_sparser_already_keep_all(rng):
+    layers = [Linear(random_csr(rng, 50, 40, 0.02)), "relu", Linear(random_dense(rng, 30, 50, 1.0))]
+    network = Network(layers)
+    pruned = prune(network, 0.8, distribution="uniform")
+    assert weights(pruned)[0] is weights(network)[0]
+    assert weights(pruned)[1].nnz == 300
+
+
+def test_zero_removes_nothing(rng):
+    network = dense_network(rng)
+    same = prune(network, 0)
+    assert all(a is b for a, b in zip(weights(network), weights(same), strict=True))
+
+
+def test_iso_values_stay_iso(rng):
+    network = Network([Linear(CSR(*_iso_parts(rng)))])
+    pruned = prune(network, 0.9, score="random")
+    (weight,) = weights(pruned)
+    assert weight.iso
+    assert weight.nnz == 60
+
+
+def _iso_parts(rng):
+    pattern = random_csr(rng, 20, 30, 0.5)
+    return pattern.indptr, pattern.indices, np.full(1, 0.5, np.float32), pattern.shape
+
+
+def test_stored_zeros_of_dense_weights_go_first():
+    weight = np.array([[0.0, 1.0, 0.0, 2.0], [3.0, 0.0, 4.0, 0.0]])
+    (pruned,) = weights(prune(Network([Linear(weight)]), 0.5))
+    np.testing.assert_array_equal(pruned.to_dense(), weight)
+    assert pruned.nnz == 4
+
+
+def test_excluded_layers(rng):
+    network = dense_network(rng)
+    pruned = prune(network, 0.9, exclude=[-1])
+    assert weights(pruned)[2] is weights(network)[2]
+    assert sum(w.nnz for w in weights(pruned)[:2]) == round(0.1 * (240 + 320))
+
+
+@pytest.mark.parametrize("distribution", ["global", "uniform", "erk"])
+def test_structures(rng, distribution):
+    network = dense_network(rng)
+    for pattern in weights(prune(network, None, structure="1:4", distribution=distribution)):
+        assert (np.bincount(places_of(pattern) // 4) == 1).all()
+    blocks = prune(network, 0.75, structure="4x2", distribution=distribution)
+    kept = 0
+    for weight in weights(blocks):
+        dense = weight if isinstance(weight, np.ndarray) else weight.to_dense()
+        tiled = dense.reshape(len(dense) // 4, 4, -1, 2).transpose(0, 2, 1, 3).reshape(-1, 8)
+        filled = (tiled != 0).sum(axis=1)
+        assert set(filled) <= {0, 8}
+        kept += (filled == 8).sum()
+    assert kept == pytest.approx(0.25 * (30 + 40 + 8), abs=1)
+
+
+def test_neurons(rng):
+    """Rows go, the outputs' rows do not; on demand the next layer's columns go with them."""
+    network = dense_network(rng)
+    first, second, third = weights(prune(network, 0.5, structure="neuron", distribution="uniform"))
+    assert (np.diff(first.indptr) > 0).sum() == 10
+    assert (np.diff(second.indptr) > 0).sum() == 8
+    assert third is weights(network)[2]
+    kept = prune(network, 0.5, structure=Neuron(next_columns=True), distribution="uniform")
+    first, second, third = weights(kept)
+    assert set(second.indices) == set(np.flatnonzero(np.diff(first.indptr)))
+    assert set(third.indices) == set(np.flatnonzero(np.diff(second.indptr)))
+    # as if the neurons' outputs were zero, in a network without their rows and columns
+    alive = [np.flatnonzero(np.diff(w.indptr)) for w in (first, second)]
+    a, b, c = (layer for layer in network.layers if isinstance(layer, Linear))
+    small = [
+        Linear(a.weight[alive[0]], a.bias[alive[0]]), "relu",
+        Linear(b.weight[np.ix_(alive[1], alive[0])], b.bias[alive[1]]), "tanh",
+        Linear(c.weight[:, alive[1]], c.bias), "softmax",
+    ]  # fmt: skip
+    X = rng.standard_normal((20, 12))
+    np.testing.assert_allclose(kept.predict(X), Network(small).predict(X), rtol=1e-4, atol=1e-6)
+
+
+def test_rows_that_were_empty_before_keep_their_bias(rng):
+    """Only neurons that this call removes lose their columns."""
+    first = random_dense(rng, 6, 5, 1.0)
+    first[2] = 0
+    layers = [Linear(as_csr(first), np.ones(6)), "relu", Linear(random_dense(rng, 3, 6, 1.0))]
+    structure = Neuron(next_columns=True)
+    pruned = prune(Network(layers), 0.5, structure=structure)
+    before, after = weights(pruned)
+    assert set(after.indices) == set(np.flatnonzero(np.diff(before.indptr))) | {2}
+
+
+# -- gradients -------------------------------------------------------------------------------------
+
+
+def numeric_gradients(network, X, y, epsilon=1e-6):
+    """Return dL/dW of the mean cross-entropy by central differences, in float64."""
+    found = []
+    for number, layer in enumerate(network.layers):
+        if not isinstance(layer, Linear):
+            continue
+        W = layer.weight if isinstance(layer.weight, np.ndarray) else layer.weight.to_dense()
+        gradient = np.zeros_like(W)
+        for place in np.ndindex(W.shape):
+            loss = []
+            for step in (epsilon, -epsilon):
+                moved = W.copy()
+                moved[place] += step
+                layers = list(network.layers)
+                layers[number] = Linear(moved, layer.bias, dtype=np.float64)
+                P = Network(layers).predict(X, backend="dense", skip=False)
+                loss.append(-np.log(P[np.arange(len(y)), y]).mean())
+            gradient[place] = (loss[0] - loss[1]) / (2 * epsilon)
+        found.append(gradient)
+    return found
+
+
+@pytest.mark.parametrize("backend", ["dense", "fused", "graphblas"])
+@pytest.mark.parametrize("score", ["gradient", "movement"])
+def test_gradients_from_samples(rng, score, backend):
+    """|w dL/dw|, or -w dL/dw, with gradients by central differences: the same entries stay."""
+    layers = [Linear(random_csr(rng, 7, 5, 0.6, np.float64), dtype=np.float64), "tanh"]
+    layers += [Linear(random_dense(rng, 3, 7, 1.0, np.float64), dtype=np.float64), "softmax"]
+    network = Network(layers)
+    X, y = rng.standard_normal((30, 5)), rng.integers(3, size=30)
+    dense = numeric_gradients(network, X, y)
+    sparse, full = weights(network)
+    given = [dense[0].reshape(-1)[places_of(sparse)], dense[1]]
+    names = {"score": score, "distribution": "uniform"}
+    expected = prune(network, 0.7, gradients=given, **names)
+    computed = prune(network, 0.7, X=X, y=y, backend=backend, threads=1, **names)
+    for a, b in zip(weights(expected), weights(computed), strict=True):
+        np.testing.assert_array_equal(places_of(a), places_of(b))
+    products = -full * dense[1]
+    if score == "gradient":
+        products = abs(products)
+    best = np.sort(np.argsort(-products.reshape(-1))[: round(0.3 * 21)])
+    np.testing.assert_array_equal(places_of(weights(computed)[1]), best)
+
+
+def test_many_samples_in_batches_sparse_too(rng):
+    """More samples than a batch, as a sparse matrix: the same as from a dense one."""
+    network = dense_network(rng)
+    X = rng.standard_normal((700, 12)) * (rng.random((700, 12)) < 0.3)
+    y = rng.integers(4, size=700)
+    a = prune(network, 0.8, score="gradient", X=X, y=y, threads=1)
+    b = prune(network, 0.8, score="gradient", X=sp.csr_array(X), y=y, threads=1)
+    assert "mse" in LOSSES
+    c = prune(network, 0.8, score="gradient", X=X, y=np.eye(4)[y], loss="mse", threads=1)
+    for one, two in zip(weights(a), weights(b), strict=True):
+        np.testing.assert_array_equal(places_of(one), places_of(two))
+    assert sum(w.nnz for w in weights(c)) == sum(w.nnz for w in weights(a))
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "argument"),
+    [
+        ({"sparsity": 1}, InputError, "sparsity"),
+        ({"sparsity": 1.5}, InputError, "sparsity"),
+        ({"sparsity": -0.5}, InputError, "sparsity"),
+        ({"sparsity": np.nan}, InputError, "sparsity"),
+        ({"sparsity": "0.5"}, DtypeError, "sparsity"),
+        ({"sparsity": None}, DtypeError, "sparsity"),
+        ({"sparsity": 0.9999}, InputError, "sparsity"),
+        ({"sparsity": 0.999, "distribution": "uniform"}, InputError, "sparsity"),
+        ({"structure": "3:7"}, InputError, "sparsity"),
+        ({"sparsity": None, "structure": "3:7"}, ShapeError, "Linear number 0"),
+        ({"structure": "3x3"}, ShapeError, "Linear number 0"),
+        ({"exclude": [7]}, InputError, "exclude"),
+        ({"exclude": [0, 1, 2]}, InputError, "exclude"),
+        ({"exclude": 1.5}, DtypeError, "exclude"),
+        ({"score": "gradient"}, InputError, "gradients"),
+        ({"score": "gradient", "gradients": [1, 2]}, ShapeError, "gradients"),
+        ({"score": "gradient", "gradients": "abc"}, DtypeError, "gradients"),
+        ({"score": "gradient", "gradients": [[1], [2], [3]]}, ShapeError, "gradients[0]"),
+        ({"score": "gradient", "X": np.ones((3, 12)), "y": [0, 1]}, ShapeError, "y"),
+        ({"score": "gradient", "X": np.ones((3, 11)), "y": [0, 1, 2]}, ShapeError, "X"),
+        ({"score": "gradient", "X": np.ones((0, 12)), "y": []}, ShapeError, "X"),
+        ({"rng": -1}, DtypeError, "rng"),
+        ({"rng": "seed"}, DtypeError, "rng"),
+    ],
+)
+def test_bad_arguments(rng, settings, error, argument):
+    with pytest.raises(error) as caught:
+        prune(dense_network(rng), **({"sparsity": 0.5} | settings))
+    assert caught.value.argument == argument
+
+
+def test_more_bad_arguments(rng):
+    network = dense_network(rng)
+    with pytest.raises(DtypeError, match="Network"):
+        prune(weights(network), 0.5)
+    gradients = [np.ones_like(w) for w in weights(network)]
+    gradients[1][3, 4] = np.nan
+    with pytest.raises(NonFiniteError, match=r"gradients\[1\]"):
+        prune(network, 0.5, score="gradient", gradients=gradients)
+    sparse = random_network(rng, (12, 20, 4), density=0.1)
+    with pytest.raises(InputError, match="which the layers have"):
+        prune(sparse, 0.5)
+    with pytest.raises(InputError, match="which the layers have"):
+        prune(sparse, 0)
+    for settings in ({"score": "x"}, {"distribution": "x"}, {"structure": "x"}):
+        with pytest.raises(GbdnnError, match="one of"):
+            prune(network, 0.5, **settings)
+
+
+def test_neurons_that_empty_the_next_layer(rng):
+    """All that a sparse layer reads is removed: refused, with the layer's number."""
+    first = np.diag(np.arange(1.0, 9.0))
+    second = np.zeros((3, 8))
+    second[:, :2] = 1
+    network = Network([Linear(first), "relu", Linear(as_csr(second))])
+    with pytest.raises(InputError, match="Linear number 1"):
+        prune(network, 0.75, structure=Neuron(next_columns=True))
+
+
+# -- the report ------------------------------------------------------------------------------------
+
+
+def test_report(rng):
+    network = dense_network(rng)
+    pruned = prune(network, 0.9, distribution="uniform")
+    report = pruning_report(network, pruned, batch=32, rounds=3)
+    assert report.nnz == (624, 62)
+    assert report.bytes == (network.nbytes, pruned.nbytes)
+    assert [change.nnz for change in report.layers] == [(240, 24), (320, 32), (64, 6)]
+    assert sum(change.bytes[1] for change in report.layers) == pruned.nbytes
+    assert report.density == (1.0, 62 / 624)
+    assert min(report.seconds) > 0
+    assert report.speedup == report.seconds[0] / report.seconds[1]
+    lines = str(report).splitlines()
+    head = "layer shape (out x in) nnz before nnz after density before density after bytes"
+    assert " ".join(lines[0].split()).startswith(head)
+    assert lines[1].split()[:8] == ["0", "20", "x", "12", "240", "24", "100.000%", "10.000%"]
+    assert lines[4].split()[:3] == ["total", "624", "62"]
+    assert "32 samples" in lines[5]
+    assert "medians of 3 rounds" in lines[5]
+
+
+def test_report_with_samples_and_without_timing(rng):
+    network = dense_network(rng)
+    pruned = prune(network, 0.5)
+    X = sp.csr_array(rng.standard_normal((9, 12)))
+    assert pruning_report(network, pruned, X=X, rounds=1, backend="graphblas").samples == 9
+    silent = pruning_report(network, pruned, rounds=0)
+    assert silent.seconds is None
+    assert silent.speedup is None
+    assert len(str(silent).splitlines()) == 5
+
+
+def test_report_refuses(rng):
+    network, other = dense_network(rng), random_network(rng, (12, 20, 4))
+    with pytest.raises(ShapeError, match="after"):
+        pruning_report(network, other)
+    with pytest.raises(DtypeError):
+        pruning_report(network, None)
+    with pytest.raises(InputError, match="rounds"):
+        pruning_report(network, network, rounds=-1)
+    with pytest.raises(InputError, match="batch"):
+        pruning_report(network, network, batch=0)
+    with pytest.raises(ShapeError):
+        pruning_report(network, network, X=np.ones((3, 5)))

@@ -1,0 +1,151 @@
+"""Structures and distributions: exact counts, whole units, the best ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from builders import random_csr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gbdnn.errors import DtypeError, InputError, ShapeError, UnknownNameError
+from gbdnn.pruning import NM, Block, Neuron, Unstructured
+from gbdnn.pruning._patterns import rows_of, subset
+from gbdnn.pruning.distributions import Share, by_threshold, erk, uniform
+from gbdnn.pruning.structures import structure
+from gbdnn.topology import erk_densities
+
+SEEDS = st.integers(0, 10**6)
+
+
+@given(seed=SEEDS, groups=st.integers(1, 4), m=st.integers(2, 6), data=st.data())
+def test_nm_keeps_the_best_of_each_group(seed, groups, m, data):
+    """At most n in each group of m inputs, and no entry left out beats one that stays."""
+    rng = np.random.default_rng(seed)
+    n = data.draw(st.integers(1, m - 1))
+    weight = random_csr(rng, 5, groups * m, rng.random())
+    scores = rng.integers(0, 5, weight.nnz).astype(np.float32)
+    mask = NM(n, m).keep(weight, scores, n)
+    cell = rows_of(weight) * groups + weight.indices // m
+    for group in np.unique(cell):
+        inside = cell == group
+        kept, lost = scores[inside & mask], scores[inside & ~mask]
+        assert len(kept) == min(n, inside.sum())
+        assert not len(lost) or lost.max() <= kept.min()
+
+
+@given(seed=SEEDS, rows=st.integers(1, 4), columns=st.integers(1, 4), part=st.floats(0.05, 1))
+def test_blocks_are_whole(seed, rows, columns, part):
+    """A block keeps all its entries or none; those of the largest sums stay."""
+    rng = np.random.default_rng(seed)
+    weight = random_csr(rng, 3 * rows, 4 * columns, 0.7)
+    scores = rng.random(weight.nnz)
+    block = Block(rows, columns)
+    units = max(round(part * 12), 1)
+    mask = block.keep(weight, scores, units)
+    number = rows_of(weight) // rows * 4 + weight.indices // columns
+    kept, lost = set(number[mask]), set(number[~mask])
+    assert not kept & lost
+    assert len(kept) == min(units, len(set(number)))
+    sums = {each: scores[number == each].sum() for each in set(number)}
+    if kept and lost:
+        assert min(sums[each] for each in kept) >= max(sums[each] for each in lost)
+    share = block.share(weight, scores)
+    assert (share.units, share.places) == (12, rows * columns)
+    np.testing.assert_allclose(
+        share.scores, [sums[each] / (rows * columns) for each in sorted(sums)]
+    )
+
+
+def test_neurons_are_rows(rng):
+    weight = random_csr(rng, 10, 7, 0.5)
+    scores = abs(weight.values)
+    fewer = subset(weight, Neuron().keep(weight, scores, 4))
+    sums = abs(weight.to_dense()).sum(axis=1)
+    expected = np.zeros(10, bool)
+    expected[np.argsort(-sums)[:4]] = True
+    np.testing.assert_array_equal(np.diff(fewer.indptr) > 0, expected & (sums > 0))
+
+
+@given(
+    seed=SEEDS,
+    sizes=st.lists(st.integers(1, 60), min_size=1, max_size=4),
+    part=st.floats(0.01, 1),
+)
+def test_global_is_one_threshold(seed, sizes, part):
+    """The total is exact, each layer keeps one, the others are the best of all."""
+    rng = np.random.default_rng(seed)
+    scores = [rng.integers(0, 9, n).astype(float) for n in sizes]
+    shares = [Share(s, len(s), 1, (1, len(s))) for s in scores]
+    counts = by_threshold(shares, part)
+    wanted = round(part * sum(sizes))
+    if wanted < len(sizes):
+        assert counts == [0] * len(sizes)
+        return
+    assert sum(counts) == wanted
+    assert min(counts) >= 1
+    ordered = [np.sort(s)[::-1] for s in scores]
+    forced = [s[:count] for s, count in zip(ordered, counts, strict=True)]
+    lost = [s[count:] for s, count in zip(ordered, counts, strict=True)]
+    # beyond the one that a layer always keeps, nothing that stays is below what goes
+    chosen = np.concatenate([s[1:] for s in forced])
+    gone = np.concatenate(lost)
+    assert not len(chosen) or not len(gone) or chosen.min() >= gone.max()
+
+
+def test_global_counts_places_of_units():
+    """Rows of 10 and of 2 places: the best rows are kept until one does not fit."""
+    wide = Share(np.array([5.0, 4.0, 1.0]), 3, 10, (3, 10))
+    narrow = Share(np.array([3.0, 2.0, 0.5]), 3, 2, (3, 2))
+    assert by_threshold([wide, narrow], 24 / 36) == [2, 2]
+    assert by_threshold([wide, narrow], 22 / 36) == [2, 1]
+    assert by_threshold([wide, narrow], 14 / 36) == [1, 1]  # the next best has 10 places
+    assert by_threshold([wide, narrow], 11 / 36) == [0, 0]
+
+
+def test_uniform_and_erk():
+    shapes = [(300, 784), (100, 300), (10, 100)]
+    shares = [Share(np.ones(a * b), a * b, 1, (a, b)) for a, b in shapes]
+    places = sum(a * b for a, b in shapes)
+    assert uniform(shares, 0.1) == [23520, 3000, 100]
+    counts = erk(shares, 0.1)
+    densities = erk_densities(shapes, density=0.1)
+    assert counts == [round(d * s.units) for d, s in zip(densities, shares, strict=True)]
+    assert sum(counts) == pytest.approx(0.1 * places, abs=1.5)
+    sparse = Share(np.ones(50), 10_000, 1, (100, 100))
+    assert uniform([sparse], 0.1) == [50]
+
+
+def test_names():
+    assert structure(None) == structure("unstructured") == Unstructured()
+    assert structure("2:4") == NM(2, 4)
+    assert structure("8x1") == Block(8, 1)
+    assert structure("neuron") == Neuron()
+    assert structure(Neuron(next_columns=True)).next_columns
+    for name in ("2:4:8", "x", "", "4 x 4", "-1:4"):
+        with pytest.raises(UnknownNameError):
+            structure(name)
+    with pytest.raises(DtypeError):
+        structure(4)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: NM(4, 4),
+        lambda: NM(5, 4),
+        lambda: NM(0, 4),
+        lambda: NM(2, 4.0),
+        lambda: Block(0, 4),
+        lambda: Block(True, 4),
+    ],
+)
+def test_impossible_structures(make):
+    with pytest.raises(InputError):
+        make()
+
+
+@pytest.mark.parametrize(("kind", "shape"), [("2:4", (8, 10)), ("4x4", (8, 10)), ("4x4", (10, 8))])
+def test_structures_that_do_not_divide(kind, shape):
+    with pytest.raises(ShapeError, match=r"Linear number 3.*exclude="):
+        structure(kind).check(shape, "Linear number 3")

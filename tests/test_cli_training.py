@@ -1,0 +1,632 @@
+"""`gbdnn train`, `prune`, `predict` and `summary` as a user meets them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from builders import random_csr, random_network
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.datasets import dump_svmlight_file, load_iris
+
+from gbdnn import CSR, Dropout, Linear, Network, ReLU, preparation
+from gbdnn.cli import cli
+from gbdnn.errors import GbdnnError, InputError
+from gbdnn.modelfiles import load
+
+SMALL = ("--hidden", "32", "--epochs", "2", "--density", "0.3")
+
+
+def process(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own."""
+    command = [sys.executable, "-m", "gbdnn.cli", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+
+
+def call(*words: object) -> str:
+    """Run the command here and return its standard output; it must not fail."""
+    result = CliRunner().invoke(cli, list(map(str, words)), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def called(*words: object) -> dict:
+    """Run the command with --json."""
+    return json.loads(call(*words, "--json"))
+
+
+def usage(*words: object) -> str:
+    """Run the command, which must be wrong usage, and return what it says."""
+    result = CliRunner().invoke(cli, list(map(str, words)))
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    return result.stderr
+
+
+def fails(*words: object) -> GbdnnError:
+    """Run the command, which must raise an error of gbdnn (exit 1), and return it."""
+    result = CliRunner().invoke(cli, list(map(str, words)))
+    assert isinstance(result.exception, GbdnnError), result.output
+    assert result.stdout == ""
+    return result.exception
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A classifier of three flowers that takes four numbers; and the network itself."""
+    rng = np.random.default_rng(3)
+    network = random_network(rng, (4, 30, 3), density=0.5)
+    network = Network([*network.layers[:-1], "softmax"], metadata={"classes": ["a", "b", "c"]})
+    path = tmp_path / "m.safetensors"
+    network.save(path)
+    return path, network
+
+
+@pytest.fixture(scope="module")
+def iris(tmp_path_factory):
+    """Iris as a table with names: 120 shuffled samples for training, 30 to test."""
+    data = load_iris()
+    order = np.random.default_rng(0).permutation(150)
+    folder = tmp_path_factory.mktemp("iris")
+    for name, part in (("train", order[:120]), ("test", order[120:])):
+        lines = ["sepal length,sepal width,petal length,petal width,species"]
+        lines += [
+            ",".join(map(str, data.data[k])) + f",{data.target_names[data.target[k]]}" for k in part
+        ]
+        (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+# -- train, and what its model does ----------------------------------------------------------------
+
+
+def test_train_predict_prune_with_names(iris, tmp_path):
+    """The whole way, with text as labels: the names come back, the columns are found again."""
+    model, pruned, out = (tmp_path / name for name in ("m", "p", "out.csv"))
+    record = called(
+        "train", iris / "train.csv", "--label", "species", "--out", model, "--hidden", "64",
+        "--epochs", 60, "--scale", "standard", "--learning-rate", 0.01, "--density", 0.5,
+        "--batch-size", 32,
+    )  # fmt: skip
+    assert record["samples"] == 108
+    assert record["validation_samples"] == 12
+    assert len(record["history"]) == 60
+    assert record["history"][-1]["loss"] < record["history"][0]["loss"] / 3
+    assert record["file_bytes"] == model.stat().st_size
+    network = load(model)
+    assert network.metadata["classes"] == ["setosa", "versicolor", "virginica"]
+    assert network.metadata["label"] == "species"
+    assert network.edges == record["edges"] == round(0.5 * (4 * 64 + 64 * 3))
+    scored = called("predict", model, iris / "test.csv", "--out", out)
+    assert scored["accuracy"] > 0.9
+    rows = list(csv.reader(io.StringIO(out.read_text())))
+    assert rows[0] == ["prediction"]
+    truth = [line.split(",")[-1] for line in (iris / "test.csv").read_text().splitlines()[1:]]
+    right = [row[0] == name for row, name in zip(rows[1:], truth, strict=True)]
+    assert np.mean(right) == scored["accuracy"]
+    report = called("prune", model, pruned, "--sparsity", 0.7, "--data", iris / "test.csv")
+    assert report["nnz"] == [network.edges, load(pruned).edges]
+    assert load(pruned).edges == round(0.3 * 448)
+    assert report["accuracy"][0] == scored["accuracy"]
+    assert report["file_bytes"][1] == pruned.stat().st_size < model.stat().st_size
+    assert report["seconds"][0] > 0
+    assert load(pruned).metadata == network.metadata
+
+
+def test_train_learns_the_digits(tmp_path):
+    """Without INPUT; the network takes pixels as they are, from Python too."""
+    model = tmp_path / "digits.safetensors"
+    record = called("train", "--out", model, "--hidden", "256", "--epochs", 20, "--growth", "rigl",
+                    "--learning-rate", 0.003)  # fmt: skip
+    assert record["validation_score"] > 0.9
+    assert record["density"] == pytest.approx(0.1, abs=0.002)
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    found = load(model).predict(data.data).argmax(axis=1)
+    assert (found == data.target).mean() > 0.92
+    assert load(model).metadata["classes"] == list(range(10))
+
+
+def test_train_from_sparse_samples(tmp_path):
+    """Svmlight samples stay sparse; numbering of the features goes into the model."""
+    rng = np.random.default_rng(0)
+    X = sp.random_array((300, 5000), density=0.01, rng=rng, format="csr")
+    y = np.where(X[:, [0]].toarray().ravel() + np.asarray(X[:, :2500].sum(axis=1)) > 12.5, 1, -1)
+    path, model = tmp_path / "a.svm", tmp_path / "m"
+    dump_svmlight_file(X, y, str(path), zero_based=False)
+    record = called("train", path, "--out", model, *SMALL, "--validation", 0)
+    assert record["features"] in (4999, 5000)
+    network = load(model)
+    assert network.metadata["classes"] == [-1, 1]
+    assert network.metadata["first_feature"] == 1
+    assert called("predict", model, path)["accuracy"] > 0.5
+
+
+def test_train_regression(tmp_path):
+    """Fractions as labels: values come back in their own units."""
+    rng = np.random.default_rng(0)
+    X = rng.random((400, 3)) * 50
+    y = 1000 + 3 * X[:, 0] - 7 * X[:, 1] + 0.25
+    path, model = tmp_path / "a.npz", tmp_path / "m"
+    np.savez(path, X=X, y=y)
+    record = called(
+        "train", path, "--out", model, "--hidden", "64", "--epochs", 80, "--density", 1, "--scale",
+        "standard", "--learning-rate", 0.01, "--batch-size", 50,
+    )  # fmt: skip
+    assert record["task"] == "regress"
+    assert record["validation_score"] > 0.98
+    scored = called("predict", model, path)
+    assert scored["form"] == "values"
+    assert scored["mean_squared_error"] < 0.02 * y.var()
+    assert np.ravel(scored["predictions"]) == pytest.approx(y, abs=60)
+
+
+def test_training_is_repeatable(iris, tmp_path):
+    files = []
+    for k, seed in enumerate((1, 1, 2)):
+        path = tmp_path / str(k)
+        call("train", iris / "train.csv", "--out", path, *SMALL, "--seed", seed, "--threads", 1)
+        files.append(load(path).layers[0].weight.values.tobytes())
+    assert files[0] == files[1] != files[2]
+
+
+def test_resume_is_as_if_never_stopped(tmp_path):
+    """Ctrl-C after the first checkpoint: exit 130, no model; --resume ends with the same model."""
+    folder, out = tmp_path / "states", tmp_path / "m"
+    words = ["train", "--out", str(out), "--hidden", "256,256", "--epochs", "40", "--threads", "1",
+             "--growth", "set"]  # fmt: skip
+    command = [sys.executable, "-m", "gbdnn.cli", *words, "--checkpoint", str(folder)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        while not list(folder.glob("step-*.safetensors")):
+            assert running.poll() is None, running.stderr.read()
+            time.sleep(0.02)
+        running.send_signal(signal.SIGINT)
+        _, messages = running.communicate(timeout=60)
+    assert running.returncode == 130, messages
+    assert "--resume" in messages
+    assert "Traceback" not in messages
+    assert not out.exists()
+    assert "another training" in usage(*words, "--checkpoint", folder)
+    resumed = called(*words, "--checkpoint", folder, "--resume")
+    assert len(resumed["history"]) == 40
+    found = load(out)
+    straight = called(*words)
+    for left, right in zip(found.layers, load(out).layers, strict=True):
+        if isinstance(left, Linear):
+            weights = (left.weight, right.weight)
+            assert isinstance(weights[0], CSR) == isinstance(weights[1], CSR)
+            arrays = [w.values if isinstance(w, CSR) else w for w in weights]
+            np.testing.assert_array_equal(*arrays)
+    assert resumed["history"][-1]["loss"] == straight["history"][-1]["loss"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--topology", "uniform"],
+        ["--growth", "set"],
+        ["--activation", "tanh", "--dropout", "0.2"],
+        ["--activation", "gelu", "--optimizer", "adamw", "--schedule", "cosine"],
+        ["--optimizer", "nesterov", "--schedule", "warm-up"],
+        ["--hidden", "none"],
+        ["--density", "1"],
+        ["--scale", "none", "--validation", "0"],
+        ["--backend", "dense"],
+        ["--backend", "graphblas"],
+    ],
+)
+def test_train_options(iris, tmp_path, options):
+    out = tmp_path / "m"
+    words = [*SMALL, "--label", "species", "--out", out, *options]
+    record = called("train", iris / "train.csv", *words)
+    assert np.isfinite(record["loss"])
+    assert ("validation_score" in record) == ("--validation" not in options)
+    assert load(out).predict(np.ones((2, 4))).sum(axis=1) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train"],
+        ["train", "--out", "m", "no-such-file.csv"],
+        ["train", "--out", "m", "--hidden", "10,x"],
+        ["train", "--out", "m", "--hidden", "10,0"],
+        ["train", "--out", "m", "--hidden", "-5"],
+        ["train", "--out", "m", "--density", "0"],
+        ["train", "--out", "m", "--density", "1.5"],
+        ["train", "--out", "m", "--density", "nan"],
+        ["train", "--out", "m", "--learning-rate", "0"],
+        ["train", "--out", "m", "--learning-rate", "-1"],
+        ["train", "--out", "m", "--learning-rate", "nan"],
+        ["train", "--out", "m", "--learning-rate", "inf"],
+        ["train", "--out", "m", "--epochs", "0"],
+        ["train", "--out", "m", "--batch-size", "0"],
+        ["train", "--out", "m", "--validation", "1"],
+        ["train", "--out", "m", "--validation", "nan"],
+        ["train", "--out", "m", "--dropout", "1"],
+        ["train", "--out", "m", "--seed", "-1"],
+        ["train", "--out", "m", "--growth", "magic"],
+        ["train", "--out", "m", "--activation", "softmax"],
+        ["train", "--out", "m", "--optimizer", "lbfgs"],
+        ["train", "--out", "m", "--backend", "torch"],
+        ["train", "--out", "m", "--threads", "0"],
+        ["train", "--out", "m", "--resume"],
+        ["predict"],
+        ["predict", "no-model", "no-data"],
+        ["prune", "no-model", "out"],
+        ["summary", "no-model"],
+    ],
+)
+def test_wrong_usage_exits_2(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "Error" in usage(*words)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options", "match"),
+    [
+        ("a.csv", "a,b\n1,2\n3,4\n", [], "--label"),
+        ("a.csv", "a,b\n1,2\n3,4\n", ["--label", "c"], "one of a, b"),
+        ("a.csv", "a,label\n1,2\n3,2\n", [], "two classes"),
+        ("a.csv", "a,label\n1,2\n3,nan\n5,1\n7,1\n", [], "finite"),
+        ("a.csv", "a,label\nnan,2\n3,1\n4,1\n", ["--validation", "0"], "finite"),
+        ("a.csv", "a,label\n1,2\n3,1\n", ["--batch-size", "64", "--validation", "0"], "batch_size"),
+        ("a.csv", "a,label\n1,2\n3,1\n", ["--validation", "0.9"], "validation"),
+        ("a.csv", "a,label\n1,x\n3,y\n", ["--task", "regress"], "classify"),
+        ("a.svm", "1 1:2\n0 1:3\n", ["--label", "0"], "svmlight"),
+        ("a.npz", "no zip", [], "npz"),
+    ],
+)
+def test_train_with_bad_samples(tmp_path, name, content, options, match):
+    path, out = tmp_path / name, tmp_path / "out" / "m"
+    path.write_text(content)
+    out.parent.mkdir()
+    error = fails("train", path, "--out", out, *SMALL, *options)
+    assert match in str(error)
+    assert os.listdir(out.parent) == []
+
+
+def test_train_that_diverges(iris, tmp_path):
+    out = tmp_path / "m"
+    out.write_bytes(b"old")
+    words = [
+        "train",
+        iris / "train.csv",
+        "--out",
+        out,
+        "--learning-rate",
+        1e30,
+        "--optimizer",
+        "sgd",
+    ]
+    error = fails(*words, "--epochs", 30, "--hidden", "32")
+    assert "--learning-rate" in error.fix
+    assert out.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("out", ["missing/m", "."])
+def test_out_is_checked_before_the_work(tmp_path, monkeypatch, out, model):
+    monkeypatch.chdir(tmp_path)
+    for words in (["train", "--out", out], ["prune", model[0], out, "--sparsity", 0.5]):
+        assert "can be written" in str(fails(*words))
+
+
+# -- predict ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def samples(tmp_path):
+    """Five samples in every format."""
+    X = np.random.default_rng(9).random((5, 4)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", X=X)
+    np.save(tmp_path / "x.npy", X)
+    (tmp_path / "x.csv").write_text("".join(",".join(map(str, row)) + "\n" for row in X.tolist()))
+    dump_svmlight_file(X, np.zeros(5), str(tmp_path / "x.svm"), zero_based=False)
+    return X
+
+
+@pytest.mark.parametrize("suffix", ["npz", "npy", "csv", "svm"])
+def test_predict_from_every_format(model, samples, tmp_path, suffix):
+    path, network = model
+    wanted = network.predict(samples)
+    record = called("predict", path, tmp_path / f"x.{suffix}", "--proba")
+    np.testing.assert_allclose(record["predictions"], wanted, rtol=1e-5)
+    record = called("predict", path, tmp_path / f"x.{suffix}")
+    assert record["form"] == "classes"
+    assert record["predictions"] == [["a", "b", "c"][k] for k in wanted.argmax(axis=1)]
+
+
+@pytest.mark.parametrize("form", ["--proba", "--classes"])
+def test_predict_to_every_format(model, samples, tmp_path, form):
+    path, network = model
+    wanted = network.predict(samples)
+    names = np.array(["a", "b", "c"])[wanted.argmax(axis=1)]
+    printed = call("predict", path, tmp_path / "x.npy", form)
+    for suffix in ("csv", "npy", "json"):
+        out = tmp_path / f"out.{suffix}"
+        assert call("predict", path, tmp_path / "x.npy", form, "--out", out) == ""
+        if suffix == "npy":
+            found = np.load(out)
+        elif suffix == "json":
+            found = np.array(json.loads(out.read_text())["predictions"])
+        else:
+            assert out.read_text() == printed
+            rows = list(csv.reader(io.StringIO(out.read_text())))
+            assert rows[0] == (["a", "b", "c"] if form == "--proba" else ["prediction"])
+            found = np.array(rows[1:])
+        if form == "--proba":
+            np.testing.assert_array_equal(found.astype(np.float32), wanted)
+        else:
+            assert found.ravel().tolist() == names.tolist()
+
+
+def test_predict_of_any_network(tmp_path, samples):
+    """Without classes in the file: values, or the number of the likeliest."""
+    network = random_network(np.random.default_rng(0), (4, 8, 3), activation="tanh")
+    network.save(tmp_path / "m")
+    wanted = network.predict(samples)
+    words = ("predict", tmp_path / "m", tmp_path / "x.npy")
+    np.testing.assert_array_equal(np.array(called(*words)["predictions"], np.float32), wanted)
+    assert called(*words, "--classes")["predictions"] == wanted.argmax(axis=1).tolist()
+    assert "softmax or sigmoid" in str(fails(*words, "--proba"))
+    options = ("--backend", "dense", "--batch-size", 2, "--threads", 1)
+    np.testing.assert_allclose(called(*words, *options)["predictions"], wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("last", ["sigmoid", "identity"])
+def test_predict_with_one_output(tmp_path, samples, last):
+    network = Network([Linear(random_csr(np.random.default_rng(1), 1, 4, 1.0)), last],
+                      metadata={"classes": ["no", "yes"]})  # fmt: skip
+    network.save(tmp_path / "m")
+    values = network.predict(samples - 0.5)[:, 0]
+    np.save(tmp_path / "x.npy", samples - 0.5)
+    words = ("predict", tmp_path / "m", tmp_path / "x.npy")
+    limit = 0.5 if last == "sigmoid" else 0
+    assert called(*words)["predictions"] == ["yes" if v > limit else "no" for v in values]
+    if last == "sigmoid":
+        found = np.array(called(*words, "--proba")["predictions"])
+        np.testing.assert_allclose(found, np.column_stack([1 - values, values]), rtol=1e-6)
+
+
+def test_predict_with_labels_unknown_to_the_model(model, samples, tmp_path):
+    np.savez(tmp_path / "y.npz", X=samples, y=np.array(["a", "zebra", "a", "b", "?"]))
+    record = called("predict", model[0], tmp_path / "y.npz")
+    right = [p == t for p, t in zip(record["predictions"], "azabz", strict=True) if t != "z"]
+    assert record["accuracy"] == sum(right) / 5
+
+
+@pytest.mark.parametrize(
+    ("classes", "good"),
+    [(["a", "b"], False), (["a", "a", "b"], False), ("abc", False), ([[], [], []], False),
+     ([1, 2.5, "x"], True)],
+)  # fmt: skip
+def test_classes_in_a_file_are_checked(model, samples, tmp_path, classes, good):
+    model[1].save(model[0], extra={"classes": classes})
+    words = ("predict", model[0], tmp_path / "x.npy")
+    if good:
+        call(*words)
+    else:
+        assert "classes" in str(fails(*words))
+
+
+def test_predict_with_other_samples(model, tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((2, 7)))
+    assert "4 features" in str(fails("predict", model[0], tmp_path / "x.npy"))
+    np.save(tmp_path / "x.npy", np.full((2, 4), np.nan))
+    out = tmp_path / "out.csv"
+    fails("predict", model[0], tmp_path / "x.npy", "--out", out)
+    assert not out.exists()
+    assert "ends in none" in usage("predict", model[0], tmp_path / "x.npy", "--out", "x.pkl")
+
+
+# -- summary and prune -----------------------------------------------------------------------------
+
+
+def test_summary(model):
+    path, network = model
+    record = called("summary", path)
+    assert record["total"]["nnz"] == network.edges
+    assert [row["kind"] for row in record["layers"]] == ["Linear", "ReLU", "Linear", "Softmax"]
+    assert record["file_bytes"] == path.stat().st_size
+    assert record["metadata"] == {"classes": ["a", "b", "c"]}
+    text = call("summary", path)
+    assert f"{network.edges:,}" in text
+    assert "30 x 4" in text
+    assert "fused" in call("summary", path, "--backend", "fused")
+
+
+def test_summary_does_not_steer_the_terminal(model):
+    model[1].save(model[0], extra={"note": "\x1b[2Jgone", "\x1b]0;x": 1})
+    assert "\x1b" not in call("summary", model[0])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--sparsity", "0.8"],
+        ["--sparsity", "0.8", "--score", "random", "--seed", "3"],
+        ["--sparsity", "0.8", "--distribution", "erk"],
+        ["--sparsity", "0.8", "--distribution", "uniform", "--rounds", "0"],
+        ["--sparsity", "0.5", "--structure", "neuron", "--exclude", "-1"],
+        ["--structure", "2:4", "--exclude", "-1"],
+    ],
+)
+def test_prune_options(model, tmp_path, options):
+    out = tmp_path / "p"
+    report = called("prune", model[0], out, *options)
+    assert report["nnz"][1] <= report["nnz"][0]
+    assert report["nnz"][1] == load(out).edges
+    assert (report["seconds"] is None) == ("--rounds" in options)
+    if options == ["--sparsity", "0.8"]:
+        assert report["nnz"][1] == round(0.2 * 210)
+        text = call("prune", model[0], out, *options)
+        assert "before" in text
+        assert "file" in text
+
+
+def test_prune_by_gradient(iris, tmp_path):
+    model, out = tmp_path / "m", tmp_path / "p"
+    call("train", iris / "train.csv", "--label", "species", "--out", model, *SMALL)
+    words = ("prune", model, out, "--sparsity", 0.9, "--score", "gradient")
+    report = called(*words, "--data", iris / "train.csv")
+    assert report["nnz"][1] == load(out).edges == round(0.1 * 7 * 32)
+    assert "gradients" in str(fails(*words))
+
+
+@pytest.mark.parametrize("sparsity", ["0.1", "1", "1.5", "-1", "nan"])
+def test_prune_with_bad_sparsity(model, tmp_path, sparsity):
+    error = fails("prune", model[0], tmp_path / "p", "--sparsity", sparsity)
+    assert "sparsity" in str(error)
+    assert not (tmp_path / "p").exists()
+    fails("prune", model[0], tmp_path / "p")
+
+
+def test_prune_in_place(model):
+    call("prune", model[0], model[0], "--sparsity", 0.9, "--rounds", 0)
+    assert load(model[0]).edges == 21
+
+
+# -- processes -------------------------------------------------------------------------------------
+
+
+def test_processes(model, samples, tmp_path):
+    """Exit codes, and nothing but the result on standard output."""
+    path = model[0]
+    done = process("predict", path, tmp_path / "x.csv")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 6
+    assert "5 samples" in done.stderr
+    path.write_bytes(path.read_bytes()[:-1])
+    for words in (("summary", path), ("predict", path, tmp_path / "x.csv")):
+        done = process(*words)
+        assert done.returncode == 1
+        assert done.stdout == ""
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert str(path) in done.stderr
+    done = process("train", "--out", tmp_path / "t", "--density", "2")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    done = process("train", "--out", tmp_path / "t", *SMALL, "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["out"] == str(tmp_path / "t")
+    assert "epoch 2" in done.stderr
+
+
+def test_the_commands_load_quickly():
+    """What is heavy is imported when it is used."""
+    script = "import sys; sys.modules['numpy'] = None; import gbdnn.cli_models, gbdnn.cli_training"
+    done = subprocess.run([sys.executable, "-c", script], timeout=60, check=False)
+    assert done.returncode == 0
+
+
+# -- preparation -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("topology", ["erk", "uniform"])
+@pytest.mark.parametrize("density", [0.05, 0.4, 1.0])
+def test_fresh_networks(topology, density):
+    network = preparation.fresh_network(
+        (50, 40, 30, 5), density=density, topology=topology, dropout=0.5, last="softmax", rng=1
+    )
+    places = 50 * 40 + 40 * 30 + 30 * 5
+    assert network.edges == pytest.approx(density * places, abs=3)
+    kinds = [type(layer).__name__ for layer in network.layers]
+    assert kinds == ["Linear", "ReLU", "Dropout"] * 2 + ["Linear", "Softmax"]
+    for layer in network.layers:
+        if isinstance(layer, Linear):
+            full = layer.edges == layer.in_features * layer.out_features
+            assert isinstance(layer.weight, CSR) != full
+            assert (layer.bias == 0).all()
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_folding_changes_no_function(data):
+    """Samples as they are through the folded network: the scaled ones through the other."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    depth = data.draw(st.integers(1, 4))
+    widths = rng.integers(1, 9, depth + 1)
+    layers = []
+    h = data.draw(st.sampled_from(["relu", "leaky_relu", "identity", "tanh", "gelu", ReLU(2.0)]))
+    for columns, rows in pairwise(widths):
+        weight = rng.standard_normal((rows, columns))
+        if data.draw(st.booleans()):
+            weight = sp.csr_array(weight * (rng.random((rows, columns)) < 0.6))
+        layers += [Linear(weight, rng.standard_normal(rows), dtype=np.float64), h, Dropout(0.3)]
+    regression = data.draw(st.booleans())
+    last = [] if regression else ["softmax"]
+    network = Network([*layers[:-2], *last], metadata={"a": 1})
+    X = rng.standard_normal((7, widths[0])) * 10.0 ** data.draw(st.integers(-3, 3)) + 5
+    scale = preparation.scaling(X, data.draw(st.sampled_from(["max", "standard", "none"])))
+    undo = preparation.Scaling(rng.random(widths[-1]), rng.random(widths[-1]) + 0.1)
+    folded = preparation.fold(network, scale, undo if regression else None)
+    assert folded.metadata == {"a": 1}
+    found = folded.predict(X, backend="dense")
+    wanted = network.predict((X - scale.shift) * scale.factor, backend="dense")
+    if regression:
+        wanted = wanted / undo.factor + undo.shift
+    size = abs(wanted).max(initial=1) * max(1, abs(scale.shift * scale.factor).max())
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-11 * size)
+    for left, right in zip(folded.layers, network.layers, strict=True):
+        if isinstance(left, Linear) and isinstance(left.weight, CSR):
+            np.testing.assert_array_equal(left.weight.indices, right.weight.indices)
+
+
+def test_folding_leaves_the_layers_comparable():
+    """Pruning by one threshold must not empty the layer that the pixels' scale is folded into."""
+    rng = np.random.default_rng(0)
+    network = preparation.fresh_network((64, 64, 64, 10), density=0.5, rng=rng)
+    X = rng.integers(0, 256, (50, 64)).astype(np.uint8)
+    folded = preparation.fold(network, preparation.scaling(X, "max"))
+    sizes = [
+        [np.abs(np.asarray(getattr(layer.weight, "values", layer.weight))).mean()
+         for layer in each.layers if isinstance(layer, Linear)]
+        for each in (network, folded)
+    ]  # fmt: skip
+    ratio = np.divide(*sizes)
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-5)
+
+
+def test_scaling_keeps_sparse_samples_sparse():
+    X = sp.random_array((50, 20), density=0.1, rng=np.random.default_rng(1), format="csr")
+    for kind in ("max", "standard", "none"):
+        scale = preparation.scaling(X, kind)
+        scaled = scale.apply(X)
+        assert sp.issparse(scaled)
+        assert scaled.nnz == X.nnz
+        assert (scale.shift == 0).all()
+        assert abs(scaled).max() <= 1 + 1e-6
+
+
+def test_scaling_of_constant_features():
+    X = np.zeros((5, 3))
+    for kind in ("max", "standard"):
+        scale = preparation.scaling(X, kind)
+        assert np.isfinite(scale.factor).all()
+        np.testing.assert_array_equal(scale.apply(X), 0)
+    scaled = preparation.scaling(X + 7, "standard").apply(X + 7)
+    np.testing.assert_array_equal(scaled, 0)
+
+
+def test_split():
+    train, held = preparation.split(100, 0.25, 0)
+    assert len(held) == 25
+    assert sorted([*train, *held]) == list(range(100))
+    assert len(preparation.split(100, 0, 0)[1]) == 0
+    for count, fraction in ((3, 0.1), (3, 0.9)):
+        with pytest.raises(InputError, match="validation"):
+            preparation.split(count, fraction, 0)
