@@ -267,12 +267,14 @@ def _run_chain(chain: Any, inputs: Inputs, sink: Sink, form: dict[str, int]) -> 
     if given is None or not chain.fits(given):
         given = _neuron_major(chain.in_features, inputs.count, chain.dtype)
         inputs.load(0, inputs.count, given)
-    direct = taken is not None and chain.fits(taken)
+    direct = taken is not None and chain.fits(taken) and chain.tail is None
     if not direct:
         taken = _neuron_major(chain.out_features, inputs.count, chain.dtype)
     if not chain.run(given, taken, check=getattr(inputs, "pending", False), **form):
         inputs.verify()  # type: ignore[attr-defined]  # raises, unless X was changed meanwhile
         chain.run(given, taken, check=False, **form)
+    if chain.tail is not None:
+        chain.tail.apply(taken)
     if not direct:
         sink.write(np.arange(inputs.count), taken)
 

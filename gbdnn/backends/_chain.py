@@ -42,11 +42,19 @@ EDGE, EDGE_COLUMN = 0.25e-9, 0.035e-9  # about the seconds of an edge, and for e
 
 
 def link(steps: Sequence[Any]) -> Chain | None:
-    """Return the steps as a chain; None if an activation is no clamp or index dtypes differ."""
+    """Return the steps as a chain; None if one before the last has an activation that is no clamp.
+
+    Also None if index dtypes differ.
+    """
     reals = {step.weight.dtype for step in steps}
     indices = {step.weight.grouped.indices.dtype for step in steps}
-    clamped = all(getattr(step.activation, "clamp", None) is not None for step in steps)
+    clamped = all(_clamp(step) is not None for step in steps[:-1])
     return Chain(steps) if clamped and len(reals) == len(indices) == 1 else None
+
+
+def _clamp(step: Any) -> tuple[float, float] | None:
+    found: tuple[float, float] | None = getattr(step.activation, "clamp", None)
+    return found
 
 
 @dataclass(eq=False)
@@ -67,6 +75,8 @@ class Chain:
         Some layer keeps a constant, so that skipping may find something.
     edges : int
         Stored weights of all layers.
+    tail : Activation or None
+        The last layer's activation where it is no clamp (a softmax): left to the caller.
     """
 
     def __init__(self, steps: Sequence[Any]) -> None:
@@ -76,7 +86,8 @@ class Chain:
         self.edges = sum(step.edges for step in steps)
         self.settles = any(step.keeps for step in steps)
         self._widest = max(self.in_features, *(step.out_features for step in steps))
-        bounds = joined.from_iterable(step.activation.clamp for step in steps)
+        self.tail = steps[-1].activation if _clamp(steps[-1]) is None else None
+        bounds = joined.from_iterable(_clamp(step) or (-np.inf, np.inf) for step in steps)
         self._bounds = np.array(list(bounds), self.dtype)
         self._functions = _compiled(self.dtype, steps[0].weight.grouped.indices.dtype)
         self._programs: dict[tuple[bool, int], Array] = {}
@@ -95,7 +106,7 @@ class Chain:
     def run(
         self, source: Array, target: Array, *, width: int, lanes: int, threads: int, check: bool
     ) -> bool:
-        """Compute the last layer's output; False if `check` found a NaN or an infinity.
+        """Compute the last layer's output, but for `tail`; False if `check` found a NaN or an infinity.
 
         Parameters
         ----------

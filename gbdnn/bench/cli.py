@@ -240,7 +240,7 @@ def bench_challenge(
 )
 @click.option("--hidden", type=WIDTHS, metavar="N,...", help="[default: 1024,1024]")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--epochs", type=click.IntRange(1), default=20, show_default=True)
+@click.option("--epochs", type=click.IntRange(1), default=10, show_default=True)
 @click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="Default: all cores.")
 @click.option("--out", type=OUT, required=True, help="Folder for results, table and figure.")

@@ -61,10 +61,10 @@ def cells(
     seeds: int = 3,
     images: Path | None = None,
     hidden: Sequence[int] = (1024, 1024),
-    epochs: int = 20,
+    epochs: int = 10,
     batch_size: int = 128,
-    learning_rate: float = 1e-3,
-    dropout: float = 0.2,
+    learning_rate: float = 1.5e-3,
+    dropout: float = 0.1,
     threads: int = 2,
 ) -> list[Cell]:
     """Return the cells: all methods at all sparsities, dense once; `seeds` times each."""

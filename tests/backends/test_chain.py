@@ -233,6 +233,17 @@ def test_the_largest_numbers_are_finite(samples):
 # -- networks that have no chain -------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("last", ["softmax", "tanh", "gelu"])
+@pytest.mark.parametrize("samples", [1, 3, 64, 200])
+def test_the_last_activation_may_be_any(last, samples, rng):
+    inner = random_network(rng, (30, 20, 10)).layers[:-1]
+    network = Network([*inner, last])
+    assert network.chain(FUSED).tail is not None
+    X = batch(rng, samples, 30)
+    oracle.check(network.predict(X), network, X)
+    np.testing.assert_array_equal(network.predict(X, threads=1), network.predict(X))
+
+
 @pytest.mark.parametrize("activation", ["softmax", "tanh", "gelu"])
 @pytest.mark.parametrize("samples", [1, 3, 64])
 def test_other_activations_go_layer_by_layer(activation, samples, rng):
