@@ -10,7 +10,7 @@ from gbdnn.bench import load
 
 DOCS = Path(__file__).parent
 ENGINES = ["fused", "auto", "graphblas", "dense", "torch-csr", "torch-dense", "scipy"]
-BEGIN, END = "<!-- docs/make_results.py writes from here -->", "<!-- to here -->"
+BEGIN, END = "<!-- docs/make_results.py writes {} from here -->", "<!-- to here -->"
 HEAD = """# Results
 
 Written by `docs/measure.sh MNIST.npz OUT` and `python docs/make_results.py OUT`, not by hand. The
@@ -22,13 +22,22 @@ minutes, so read ratios within one table. Slower cells are left in.
 
 def main(out: Path) -> None:
     """Join the tables and copy the figures."""
-    parts = [HEAD, challenge(out), networks(out), mlp(out / "mlp"), kepner(out / "kepner")]
+    parts = [
+        HEAD, challenge(out), networks(out), mlp(out / "mlp"), kepner(out / "kepner"),
+        training(out / "training"), accuracy(out / "accuracy"),
+    ]  # fmt: skip
     (DOCS / "results.md").write_text("\n".join(part for part in parts if part))
+    into_readme("the challenge", (out / "challenge.md").read_text())
+    into_readme("training", (out / "training" / "training.md").read_text())
+
+
+def into_readme(name: str, table: str) -> None:
+    """Put a table between its marks in README.md."""
     readme = DOCS.parent / "README.md"
-    before, _, rest = readme.read_text().partition(BEGIN)
-    after = rest.partition(END)[2]
-    table = (out / "challenge.md").read_text()
-    readme.write_text(f"{before}{BEGIN}\n{table}{END}{after}")
+    begin = BEGIN.format(name)
+    before, found, rest = readme.read_text().partition(begin)
+    assert found, f"no mark for {name} in README.md"
+    readme.write_text(f"{before}{begin}\n{table}{END}{rest.partition(END)[2]}")
 
 
 def challenge(out: Path) -> str:
@@ -107,6 +116,30 @@ def kepner(folder: Path) -> str:
         + copy(folder, "kepner", ("time", "memory", "speedup"))
         + origin(frame[frame["status"] == "ok"])
         + (f"Left out: {left_out}.\n" if left_out else "")
+    )
+
+
+def training(folder: Path) -> str:
+    """Return the race of training steps."""
+    return (
+        "## A training step against torch\n\n"
+        "`gbdnn bench training`. fused steps are `Training.train_step` with all checks, what\n"
+        "`Trainer.fit` runs. torch-dense keeps full weights; torch-csr lets autograd go through\n"
+        "a CSR product; torch-csr-sampled calls `torch.sparse.sampled_addmm` for the weight\n"
+        "gradient by hand, the fastest way that we found there.\n\n"
+        + (folder / "training.md").read_text()
+    )
+
+
+def accuracy(folder: Path) -> str:
+    """Return the study of accuracy against sparsity."""
+    return (
+        "## Accuracy against sparsity: MNIST\n\n"
+        "`gbdnn bench accuracy`. All methods end at the same densities by layer (ERK). Accuracy\n"
+        "is that of the last epoch on the 10,000 test images; nothing was selected on them.\n\n"
+        + (folder / "accuracy.md").read_text()
+        + "\n"
+        + copy(folder, "accuracy", ("pareto",))
     )
 
 

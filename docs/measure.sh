@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Writes every figure of docs/results.md and README.md. Usage: docs/measure.sh MNIST.npz [OUT]
-# Needs torch for the peers (pip install torch) and an idle machine; about an hour on two cores.
+# Needs torch for the peers (pip install torch) and an idle machine; about two hours on two cores.
 set -euo pipefail
 images=$1
 out=${2:-docs/results}
@@ -13,3 +13,5 @@ gbdnn bench plot "$out/mlp"
 gbdnn bench sweep --preset kepner --backends dense,graphblas,fused \
     --peers torch-csr --max-time 2 --out "$out/kepner"
 gbdnn bench plot "$out/kepner"
+gbdnn bench training --out "$out/training"
+gbdnn bench accuracy --images "$images" --out "$out/accuracy"
