@@ -106,7 +106,7 @@ class Chain:
     def run(
         self, source: Array, target: Array, *, width: int, lanes: int, threads: int, check: bool
     ) -> bool:
-        """Compute the last layer's output, but for `tail`; False if `check` found a NaN or an infinity.
+        """Compute the last layer's output, but for `tail`; False if `check` found NaN or infinity.
 
         Parameters
         ----------

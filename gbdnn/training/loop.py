@@ -252,7 +252,10 @@ class Training:
         for k, weight in changed.items():
             old = self.model.layers[k].form.pattern
             slot = self.slots[2 * k]
-            self.slots[2 * k] = {name: realign(v, old, weight) for name, v in slot.items()}
+            self.slots[2 * k] = {
+                name: realign(v, old, weight, fill=self.optimizer.newborn(name, v))
+                for name, v in slot.items()
+            }
             self.model.replace(k, weight)
 
     # -- the end of an epoch -----------------------------------------------------------------------

@@ -26,6 +26,9 @@ class Optimizer(Protocol):
     def weight_decay(self) -> float:
         """Decay of weights; biases are not decayed."""
 
+    def newborn(self, slot: str, vector: Array) -> float:
+        """Return what a vector, the layer's so far, has for an entry that is new in a pattern."""
+
     def update(
         self,
         value: Array,
@@ -71,6 +74,10 @@ class SGD:
         """("velocity",), without momentum nothing."""
         return ("velocity",) if self.momentum else ()
 
+    def newborn(self, slot: str, vector: Array) -> float:
+        """Return 0."""
+        return 0.0
+
     def update(
         self,
         value: Array,
@@ -109,6 +116,14 @@ class Adam:
         checks.fraction("beta2", self.beta2)
         checks.positive("epsilon", self.epsilon)
         checks.not_negative("weight_decay", self.weight_decay)
+
+    def newborn(self, slot: str, vector: Array) -> float:
+        """Return 0 for the first moment, the layer's mean for the second.
+
+        With a second moment of 0, late in a training, a new weight's first steps would have several
+        times the size of the learning rate: the correction for t = 0 is long over.
+        """
+        return float(vector.mean()) if slot == "second" and len(vector) else 0.0
 
     def update(
         self,

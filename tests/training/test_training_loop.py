@@ -17,6 +17,8 @@ from gbdnn.errors import (
     InputError,
     UnknownNameError,
 )
+from gbdnn.pruning import Periodic, sparsifier
+from gbdnn.sparse import places
 from gbdnn.training import SGD, AdamW, Cosine, EarlyStopping, StepDecay, Trainer
 
 
@@ -73,6 +75,33 @@ def test_sparse_training(name):
         result.training.slots, result.training.model.parameters(), strict=True
     ):
         assert {vector.shape for vector in slot.values()} == {value.shape}
+
+
+def test_new_weights_start_with_the_second_moment_of_their_layer():
+    """With 0 their first steps would be several times the learning rate, late in a training."""
+    X, y = digits()
+    seen = []
+
+    def look(event):
+        form = event.training.model.layers[0].form
+        pattern = form.pattern
+        moments = {name: v.copy() for name, v in event.training.slots[0].items()}
+        if event.kind == "step":
+            seen.append((pattern, form.values.copy(), moments))
+
+    changes = Periodic(begin=10, end=31, every=10)  # after 20, 30 steps; the last changes nothing
+    trainer = quick(
+        sparsifier=sparsifier("set", schedule=changes), epochs=2, batch_size=64, callbacks=(look,)
+    )
+    trainer.fit(classifier(hidden=48, density=0.3), X, y)
+    (old, _, before), (new, values, after), (_, moved, _) = seen[19:22]
+    born = ~np.isin(places(new), places(old))
+    assert 0 < born.sum() < new.nnz
+    assert (values[born] == 0).all()
+    assert (after["first"][born] == 0).all()
+    np.testing.assert_array_equal(after["second"][born], before["second"].mean())
+    steps = abs(moved - values)[born]
+    assert 0 < steps.max() < 3 * trainer.learning_rate
 
 
 def test_regression_and_labels(rng):
