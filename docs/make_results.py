@@ -136,7 +136,8 @@ def accuracy(folder: Path) -> str:
     return (
         "## Accuracy against sparsity: MNIST\n\n"
         "`gbdnn bench accuracy`. All methods end at the same densities by layer (ERK). Accuracy\n"
-        "is that of the last epoch on the 10,000 test images; nothing was selected on them.\n\n"
+        "is that of the last epoch on the 10,000 test images; nothing was selected on them. The\n"
+        "peak memory is that of reading the images, which is more than any of these trainings.\n\n"
         + (folder / "accuracy.md").read_text()
         + "\n"
         + copy(folder, "accuracy", ("pareto",))

@@ -26,7 +26,7 @@ __all__ = ["calibrate", "command", "current", "describe", "on_calibrate", "overr
 on_calibrate: Callable[[str], None] | None = None
 """Called with a message when a calibration begins; by default it goes to the log 'gbdnn'."""
 
-FORMAT = 1
+FORMAT = 2
 MESSAGE = "measuring this machine for backend='auto' (some seconds, once; kept in {})"
 
 _lock = threading.Lock()

@@ -168,6 +168,8 @@ def run(
     lanes, nominal = whole_strip(count, width), source.edges * count
     if 0 < nominal <= SHORT and not 1 < -(-count // width) < threads and progress is None:
         chain = source.chain(backend) if hasattr(source, "chain") else None
+        if chain is not None and hasattr(chain, "resolve"):  # of a backend that decides by batch
+            chain = chain.resolve(count, threads)
         if chain is not None and not (skip and chain.settles):
             form = {"width": width, "lanes": lanes, "threads": threads}
             _run_chain(chain, inputs, sink, form)

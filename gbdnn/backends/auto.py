@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -207,6 +208,28 @@ class AutoTrainable:
         self.form.refresh(threads)
 
 
+class AutoChain:
+    """The layers as one compiled call, for batches for which all of them are the fused engine's."""
+
+    def __init__(self, steps: Sequence[Any]) -> None:
+        self._steps = tuple(steps)
+        self._fused: Any = None  # the chain; False if there is none
+
+    def resolve(self, batch: int, threads: int) -> Any:
+        """Return the fused engine's chain for batches of this size, or None."""
+        call = (batch, threads) if batch <= NARROW else (WIDE[0], threads)
+        decisions = [
+            step.weight.calls.get(call) or step.weight.decide(*call) for step in self._steps
+        ]
+        if self._fused is None and not any(pins for _, _, pins in decisions):
+            steps = [
+                replace(step, weight=form)
+                for step, (_, form, _) in zip(self._steps, decisions, strict=True)
+            ]
+            self._fused = decisions[0][0].chain(steps) or False
+        return None if any(pins for _, _, pins in decisions) else self._fused or None
+
+
 class AutoBackend:
     """Y_{k+1} = h(W_k Y_k + b_k), each layer on dense, fused or graphblas.
 
@@ -246,6 +269,10 @@ class AutoBackend:
     def tile_width(self, features: int, dtype: np.dtype[Any]) -> int:
         """The fused engine's: it loses more in tiles that are too wide than BLAS in narrow ones."""
         return _tile_width(features, dtype)
+
+    def chain(self, steps: Sequence[Any]) -> AutoChain:
+        """Return the layers as one call, where for the batch at hand all are the fused engine's."""
+        return AutoChain(steps)
 
     def choice(self, weight: CSR | Array, samples: int, threads: int) -> str:
         """Return the engine that runs a layer when `predict` gets so many samples."""

@@ -199,6 +199,18 @@ def test_first_use_from_many_threads_makes_each_form_once(
         assert_allclose(result, np.maximum(dense @ Y, 0), rtol=1e-4, atol=1e-5)
 
 
+def test_batches_that_are_all_fused_run_as_one_call(rng: Any, mixed_table: CostTable) -> None:
+    network = Network([Linear(random_csr(rng, 30, 30, 0.2), 0.1), "relu"] * 3)
+    chain = network.chain(get_backend("auto"))
+    assert chain.resolve(1, 1) is None  # dense
+    assert chain.resolve(4, THREADS) is None  # graphblas
+    fused = chain.resolve(64, 1)
+    assert fused is chain.resolve(200, THREADS) is not None
+    X = rng.standard_normal((64, 30))
+    auto_result = network.predict(X, backend="auto", threads=1)
+    np.testing.assert_array_equal(auto_result, network.predict(X, backend="fused", threads=1))
+
+
 # -- results ---------------------------------------------------------------------------------------
 
 
