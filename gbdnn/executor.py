@@ -46,6 +46,7 @@ __all__ = ["Affine", "Sink", "Source", "Step", "Work", "prepare_step", "run"]
 
 Array = npt.NDArray[Any]
 SHORT = 1 << 30  # edges x samples of a batch for which one call is short enough for Ctrl-C: 40 ms
+STAGED = 4 << 20  # bytes of a batch that is copied as a whole: larger ones go tile by tile
 SMALL = 1 << 26  # bytes that are allocated without looking at what is free, which takes 50 us
 
 
@@ -170,7 +171,11 @@ def run(
         chain = source.chain(backend) if hasattr(source, "chain") else None
         if chain is not None and hasattr(chain, "resolve"):  # of a backend that decides by batch
             chain = chain.resolve(count, threads)
-        if chain is not None and not (skip and chain.settles):
+        if (
+            chain is not None
+            and not (skip and chain.settles)
+            and _staged(chain, inputs, sink) <= STAGED
+        ):
             form = {"width": width, "lanes": lanes, "threads": threads}
             _run_chain(chain, inputs, sink, form)
             return Work(nominal, nominal, time.perf_counter() - begin)
@@ -279,6 +284,18 @@ def _run_chain(chain: Any, inputs: Inputs, sink: Sink, form: dict[str, int]) -> 
         chain.tail.apply(taken)
     if not direct:
         sink.write(np.arange(inputs.count), taken)
+
+
+def _staged(chain: Any, inputs: Inputs, sink: Sink) -> int:
+    """Return the bytes of copies of the batch that `_run_chain` would make."""
+    given: Any = getattr(inputs, "view", None)
+    taken: Any = getattr(sink, "view", None)
+    features = 0
+    if given is None or not chain.fits(given):
+        features += chain.in_features
+    if taken is None or not chain.fits(taken) or chain.tail is not None:
+        features += chain.out_features
+    return int(features * inputs.count * chain.dtype.itemsize)
 
 
 def _neuron_major(features: int, count: int, dtype: np.dtype[Any]) -> Array:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
 import oracle
 import pytest
+import scipy.sparse as sp
 from builders import random_csr, random_dense, random_network, run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -492,3 +494,19 @@ assert hits == 20, hits
 assert all(np.array_equal(call(n), wanted[n]) for n in wanted)
 """
     )
+
+
+@pytest.mark.parametrize("last", ["relu", "softmax"])
+def test_large_sparse_batches_are_not_made_dense(last):
+    """The batch would take 80 MB; a tile takes 1."""
+    rng = np.random.default_rng(0)
+    X = sp.random_array((10_000, 2000), density=1e-3, format="csr", rng=rng, dtype=np.float32)
+    network = Network([Linear(random_csr(rng, 8, 2000, 0.01), 0.1), last])
+    network.predict(X[:300])
+    tracemalloc.start()
+    try:
+        network.predict(X, skip=False)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 20e6
