@@ -171,13 +171,12 @@ def run(
         chain = source.chain(backend) if hasattr(source, "chain") else None
         if chain is not None and hasattr(chain, "resolve"):  # of a backend that decides by batch
             chain = chain.resolve(count, threads)
+        form = {"width": width, "lanes": lanes, "threads": threads}
         if (
             chain is not None
             and not (skip and chain.settles)
-            and _staged(chain, inputs, sink) <= STAGED
+            and _run_chain(chain, inputs, sink, form)
         ):
-            form = {"width": width, "lanes": lanes, "threads": threads}
-            _run_chain(chain, inputs, sink, form)
             return Work(nominal, nominal, time.perf_counter() - begin)
     if hasattr(inputs, "verify"):
         inputs.verify()
@@ -267,14 +266,18 @@ class _Run:
         return sum(len(ids) for groups in self.parked.values() for ids in groups)
 
 
-def _run_chain(chain: Any, inputs: Inputs, sink: Sink, form: dict[str, int]) -> None:
-    """Take a small batch through all layers as one compiled call."""
+def _run_chain(chain: Any, inputs: Inputs, sink: Sink, form: dict[str, int]) -> bool:
+    """Take a small batch through all layers as one compiled call; False if that copies much."""
     given: Any = getattr(inputs, "view", None)
     taken: Any = getattr(sink, "view", None)
-    if given is None or not chain.fits(given):
+    in_place = given is not None and chain.fits(given)
+    direct = taken is not None and chain.fits(taken) and chain.tail is None
+    copied = (0 if in_place else chain.in_features) + (0 if direct else chain.out_features)
+    if copied * inputs.count * chain.dtype.itemsize > STAGED:
+        return False
+    if not in_place:
         given = _neuron_major(chain.in_features, inputs.count, chain.dtype)
         inputs.load(0, inputs.count, given)
-    direct = taken is not None and chain.fits(taken) and chain.tail is None
     if not direct:
         taken = _neuron_major(chain.out_features, inputs.count, chain.dtype)
     if not chain.run(given, taken, check=getattr(inputs, "pending", False), **form):
@@ -284,18 +287,7 @@ def _run_chain(chain: Any, inputs: Inputs, sink: Sink, form: dict[str, int]) -> 
         chain.tail.apply(taken)
     if not direct:
         sink.write(np.arange(inputs.count), taken)
-
-
-def _staged(chain: Any, inputs: Inputs, sink: Sink) -> int:
-    """Return the bytes of copies of the batch that `_run_chain` would make."""
-    given: Any = getattr(inputs, "view", None)
-    taken: Any = getattr(sink, "view", None)
-    features = 0
-    if given is None or not chain.fits(given):
-        features += chain.in_features
-    if taken is None or not chain.fits(taken) or chain.tail is not None:
-        features += chain.out_features
-    return int(features * inputs.count * chain.dtype.itemsize)
+    return True
 
 
 def _neuron_major(features: int, count: int, dtype: np.dtype[Any]) -> Array:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from gbdnn.memory import available_bytes, check_threads
 from gbdnn.progress import bar
 from gbdnn.summary import Summary, summary_row
 
-__all__ = ["Network"]
+__all__ = ["Network", "grouped"]
 
 Array = npt.NDArray[Any]
 
@@ -318,14 +318,20 @@ class _Chain:
             part.apply(Z)
 
 
-def _affines(layers: tuple[Linear | Activation, ...]) -> Iterator[Affine]:
-    """Join each Linear with the activations that follow it."""
+def grouped(
+    layers: tuple[Linear | Activation, ...],
+) -> Iterator[tuple[Linear, tuple[Activation, ...]]]:
+    """Yield each Linear with the activations that follow it."""
     starts = [k for k, layer in enumerate(layers) if isinstance(layer, Linear)]
     for start, stop in pairwise([*starts, len(layers)]):
-        linear = layers[start]
-        assert isinstance(linear, Linear)
-        behind = layers[start + 1 : stop]
-        after = [layer for layer in behind if not isinstance(layer, Linear | Dropout)]
+        linear, *after = layers[start:stop]
+        yield cast(Linear, linear), cast("tuple[Activation, ...]", tuple(after))
+
+
+def _affines(layers: tuple[Linear | Activation, ...]) -> Iterator[Affine]:
+    """Join each Linear with the activations that follow it; prediction drops nothing."""
+    for linear, behind in grouped(layers):
+        after = [layer for layer in behind if not isinstance(layer, Dropout)]
         h = after[0] if len(after) == 1 else _Chain(tuple(after)) if after else Identity()
         yield Affine(linear.weight, linear.bias, h)
 

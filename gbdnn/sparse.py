@@ -40,6 +40,7 @@ __all__ = [
     "full_pattern",
     "numeric_array",
     "places",
+    "ranges",
     "realign",
     "transpose",
 ]
@@ -334,6 +335,13 @@ def realign(values: Array, old: CSR, new: CSR, *, fill: float = 0.0) -> Array:
         same = there[at] == wanted
         carried[same] = values[at[same]]
     return carried
+
+
+def ranges(begin: Array, lengths: Array) -> Array:
+    """Return begin[0], begin[0] + 1, ... (lengths[0] of them), begin[1], ..."""
+    before = np.cumsum(lengths) - lengths
+    found: Array = np.arange(int(lengths.sum())) + np.repeat(begin - before, lengths)
+    return found
 
 
 def places(matrix: CSR) -> Array:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gbdnn.backends import _gradients, _kernels
-from gbdnn.backends._groups import _index_dtype
+from gbdnn.backends._groups import index_dtype
 from gbdnn.backends._kernels import HEADER
 from gbdnn.backends._trainable import check_memory, check_tiles, check_values, owned
 from gbdnn.backends.base import Activation
@@ -56,7 +56,7 @@ class Rows:
         table[:, 0] = table[:, 2] = indptr[:-1]
         table[:, 1] = indptr[1:]
         table[:, HEADER] = np.arange(count)
-        return cls(table, indices.astype(_index_dtype(columns), copy=False), values)
+        return cls(table, indices.astype(index_dtype(columns), copy=False), values)
 
     def cuts(self, pieces: int) -> list[Range]:
         """Return so many ranges of rows with about equal work; some may be empty."""

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gbdnn.backends._kernels import GROUP, HEADER
-from gbdnn.sparse import CSR
+from gbdnn.sparse import CSR, ranges
 
-__all__ = ["Grouped", "GroupedRows", "group_dense", "group_rows"]
+__all__ = ["Grouped", "GroupedRows", "group_dense", "group_rows", "index_dtype"]
 
 Array = npt.NDArray[Any]
 BLOCK = 256  # columns: their part of a strip of Y, 64 KiB, stays near the first cache
@@ -65,14 +65,14 @@ def group_rows(weight: CSR) -> Grouped:
     rows = np.arange(len(lengths))
     leader = _leaders(*_by_pattern(weight))
     blocks = _blocks(weight, indptr) if _blocks_pay(weight, leader, lengths) else None
-    index = _index_dtype(weight.shape[1])
+    index = index_dtype(weight.shape[1])
     if (leader == rows).all():
         part = _part(1, rows[:, None], begin, lengths, weight.values)
         return Grouped(weight.indices.astype(index, copy=False), (part,), blocks)
     keeps = np.flatnonzero(leader == rows)  # the rows whose lists are stored
     starts = np.zeros(len(rows), np.int64)
     starts[keeps[1:]] = np.cumsum(lengths[keeps])[:-1]
-    indices = weight.indices[_ranges(begin[keeps], lengths[keeps])].astype(index)
+    indices = weight.indices[ranges(begin[keeps], lengths[keeps])].astype(index)
     return Grouped(indices, _parts(leader, starts[leader], begin, lengths, weight.values), blocks)
 
 
@@ -82,7 +82,7 @@ def group_dense(weight: Array) -> Grouped:
     leader, starts = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
     begin = np.arange(rows, dtype=np.int64) * columns
     lengths = np.full(rows, columns, np.int64)
-    indices = np.arange(columns, dtype=_index_dtype(columns))
+    indices = np.arange(columns, dtype=index_dtype(columns))
     return Grouped(indices, _parts(leader, starts, begin, lengths, weight.ravel()))
 
 
@@ -107,13 +107,13 @@ def _blocks(weight: CSR, indptr: Array) -> Grouped:
     parts, order, stored = [], [], 0
     for k in range(last + 1):
         lengths = cuts[:, k + 1] - cuts[:, k]
-        chosen = _ranges(cuts[:, k], lengths)
+        chosen = ranges(cuts[:, k], lengths)
         values = weight.values if len(weight.values) == 1 else weight.values[chosen]
         part = _part(1, targets, stored + np.cumsum(lengths) - lengths, lengths, values)
         parts.append(replace(part, resume=k > 0, final=k == last))
         order.append(chosen)
         stored += len(chosen)
-    indices = weight.indices[np.concatenate(order)].astype(_index_dtype(columns))
+    indices = weight.indices[np.concatenate(order)].astype(index_dtype(columns))
     return Grouped(indices, tuple(parts))
 
 
@@ -133,8 +133,8 @@ def _by_pattern(weight: CSR) -> tuple[Array, Array]:
     suspects = np.flatnonzero(same)
     first, second = order[suspects - 1], order[suspects]
     differs = (
-        weight.indices[_ranges(indptr[first], lengths[first])]
-        != weight.indices[_ranges(indptr[second], lengths[second])]
+        weight.indices[ranges(indptr[first], lengths[first])]
+        != weight.indices[ranges(indptr[second], lengths[second])]
     )
     owner = np.repeat(suspects, lengths[second])
     same[owner[differs]] = False
@@ -178,19 +178,12 @@ def _part(
     table[:, 2] = (np.cumsum(length) - length) * rows
     table[:, HEADER:] = targets
     if begin is not None and len(values) > 1:
-        steps = _ranges(np.zeros(len(length), np.int64), length)
+        steps = ranges(np.zeros(len(length), np.int64), length)
         values = values[(np.repeat(begin[targets], length, axis=0) + steps[:, None]).ravel()]
     return GroupedRows(rows, table, np.ascontiguousarray(values))
 
 
-def _ranges(begin: Array, lengths: Array) -> Array:
-    """Return begin[0], begin[0] + 1, ... (lengths[0] of them), begin[1], ..."""
-    before = np.cumsum(lengths) - lengths
-    ranges: Array = np.arange(int(lengths.sum())) + np.repeat(begin - before, lengths)
-    return ranges
-
-
-def _index_dtype(columns: int) -> type[np.unsignedinteger[Any] | np.signedinteger[Any]]:
+def index_dtype(columns: int) -> type[np.unsignedinteger[Any] | np.signedinteger[Any]]:
     """uint16 where it fits: a stream of indices half as long, 5 to 15 % faster."""
     if columns <= 1 << 16:
         return np.uint16

@@ -23,8 +23,9 @@ from numba.core import event
 from gbdnn.backends import _chain, _columns, _fused_training, _gradients, _kernels, _walk
 from gbdnn.backends._fused_training import FusedTrainable
 from gbdnn.backends._groups import Grouped, GroupedRows, group_dense, group_rows
+from gbdnn.backends._trainable import check_memory
 from gbdnn.backends.base import Activation
-from gbdnn.errors import DtypeError, InputError, ShapeError
+from gbdnn.errors import ShapeError
 from gbdnn.sparse import CSR
 from gbdnn.workers import share
 
@@ -279,12 +280,7 @@ def _check(w: FusedWeight, Y: Array, bias: Array, out: Array) -> None:
     if bias.shape not in ((), (rows,)):
         raise ShapeError("bias", f"shape () or ({rows},)", f"shape {bias.shape}")
     for name, array in (("Y", Y), ("bias", bias), ("out", out)):
-        if array.dtype != w.dtype:
-            raise DtypeError(name, f"{w.dtype}, as the weight", str(array.dtype))
-        if not array.flags.c_contiguous:
-            raise InputError(name, "a C-contiguous array", f"strides {array.strides}")
-    if not out.flags.writeable:
-        raise InputError("out", "an array that can be written", "a read-only one")
+        check_memory(name, array, w.dtype)
 
 
 @cache

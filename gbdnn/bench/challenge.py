@@ -7,7 +7,6 @@ takes medians, so that a drifting machine meets all engines alike.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,8 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gbdnn.bench.process import made_on, record_of
 from gbdnn.environment import machine, versions
-from gbdnn.errors import BackendError, MissingDependencyError, choose
+from gbdnn.errors import MissingDependencyError, choose
 
 __all__ = ["CASES", "compare", "markdown", "one_run"]
 
@@ -57,7 +57,7 @@ def compare(
     runs: dict[tuple[str, bool], list[Record]] = {case: [] for case in cases}
     for number in range(rounds):
         for engine, skip in cases:
-            record = _in_a_process([engine, str(int(skip)), *words])
+            record = record_of(engine, "gbdnn.bench.challenge", engine, str(int(skip)), *words)
             runs[engine, skip].append(record)
             rate = record["nominal_edges"] / record["seconds"] / 1e9
             report(f"round {number + 1}: {engine}, skip={skip}: {rate:,.1f} nominal GEdge/s")
@@ -104,29 +104,14 @@ def markdown(result: Record) -> str:
             f"| {case['seconds']:.2f} ({spread}) | {case['nominal_gedge_per_s']:,.1f} "
             f"| {case['effective_gedge_per_s']:,.1f} | {ratio} |"
         )
-    here, packages = result["machine"], result["versions"]
     inputs = result["cases"][0]["inputs"]
     lines += [
         "",
         f"{result['neurons']} neurons x {result['layers']} layers, {inputs:,} inputs, "
         f"{result['threads']} threads; medians of {result['rounds']} rounds, engines in turn, one "
-        f"process each, loading excluded; {here['processor']}, {here['cores']} cores, "
-        f"{', '.join(here['vectors'])}; "
-        + ", ".join(f"{name} {number}" for name, number in packages.items())
-        + ".",
+        f"process each, loading excluded; {made_on(result)}",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _in_a_process(words: list[str]) -> Record:
-    command = [sys.executable, "-m", "gbdnn.bench.challenge", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    try:
-        record: Record = json.loads(done.stdout)
-    except ValueError:
-        got = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise BackendError(words[0], "a result", got) from None
-    return record
 
 
 # -- one run in this process -----------------------------------------------------------------------

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gbdnn.bench import store
+from gbdnn.bench.process import made_on, record_of
 from gbdnn.environment import machine, versions
-from gbdnn.errors import BackendError, FileFormatError, InputError, choose
+from gbdnn.errors import FileFormatError, InputError, choose
 
 __all__ = ["METHODS", "Cell", "cells", "load_task", "markdown", "network_for", "one_run", "study"]
 
@@ -95,7 +95,9 @@ def study(
     known = {record["key"]: record for record in store.read(out).records}
     for cell in wanted:
         if cell.key not in known:
-            known[cell.key] = _in_a_process(cell)
+            known[cell.key] = record_of(
+                f"{cell.method} {cell.sparsity:g}", "gbdnn.bench.study", cell.key
+            )
             store.append(out, known[cell.key])
             record = known[cell.key]
             report(
@@ -104,17 +106,6 @@ def study(
             )
         progress(1)
     return [known[cell.key] for cell in wanted]
-
-
-def _in_a_process(cell: Cell) -> Record:
-    command = [sys.executable, "-m", "gbdnn.bench.study", cell.key]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    try:
-        record: Record = json.loads(done.stdout)
-    except ValueError:
-        got = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise BackendError(f"{cell.method} {cell.sparsity:g}", "a result", got) from None
-    return record
 
 
 # -- one run in this process -----------------------------------------------------------------------
@@ -263,7 +254,6 @@ def markdown(records: Sequence[Record]) -> str:
         )
     first = records[0]
     widths = "-".join(str(width) for width in first["hidden"])
-    here = first["machine"]
     lines += [
         "",
         f"Hidden layers {widths}, {first['samples']:,} training samples, {first['epochs']} epochs, "
@@ -272,9 +262,7 @@ def markdown(records: Sequence[Record]) -> str:
         f"dropout {first['dropout']:g}, {first['threads']} threads, "
         f"{len({record['seed'] for record in records})} seeds; inference: median of 50 calls of "
         f"predict with {INFERENCE_BATCH} samples on the backend that trained (fused; dense for "
-        f"dense); {here['processor']}, {here['cores']} cores, {', '.join(here['vectors'])}; "
-        + ", ".join(f"{name} {number}" for name, number in first["versions"].items())
-        + ".",
+        f"dense); {made_on(first)}",
     ]
     return "\n".join(lines) + "\n"
 

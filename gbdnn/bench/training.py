@@ -8,7 +8,6 @@ gbdnn's steps are `Training.train_step`, with all its checks: what `Trainer.fit`
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ import numpy.typing as npt
 
 from gbdnn.backends import BACKENDS, get_backend
 from gbdnn.backends.base import Backend, Trainable, aligned_empty
+from gbdnn.bench.process import made_on, record_of
 from gbdnn.environment import machine, versions
 from gbdnn.errors import BackendError, InputError, choose
 from gbdnn.memory import peak_rss_bytes
@@ -192,7 +192,6 @@ def markdown(result: Record) -> str:
         rates = [f"{found[name]:.1f}" for name in PRODUCTS]
         parts = [f"{found['roofline']:.0%}", f"{found['products_ms'] / cell['step_ms']:.0%}"]
         lines.append(_row([f"{sparsity:.2%}", engine, *rates, *parts]))
-    here = result["machine"]
     widths = "-".join(str(width) for width in result["widths"])
     lines += [
         "",
@@ -200,10 +199,7 @@ def markdown(result: Record) -> str:
         f"{result['threads']} threads; medians of {result['rounds']} rounds, engines in turn, one "
         "process each. Bytes: weights in all forms, gradients and Adam's state, without "
         "activations. Products in GEdge/s; L2's rate: one operand of each multiply-add loaded from "
-        f"the second cache, measured beside; {here['processor']}, {here['cores']} cores, "
-        f"{', '.join(here['vectors'])}; "
-        + ", ".join(f"{name} {number}" for name, number in result["versions"].items())
-        + ".",
+        f"the second cache, measured beside; {made_on(result)}",
     ]
     return "\n".join(lines) + "\n"
 
@@ -218,14 +214,7 @@ def _header(words: Sequence[str], left: int) -> list[str]:
 
 def _in_a_process(engine: str, case: Case) -> Record:
     words = json.dumps({"engine": engine, **asdict(case)})
-    command = [sys.executable, "-m", "gbdnn.bench.training", words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    try:
-        record: Record = json.loads(done.stdout)
-    except ValueError:
-        got = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise BackendError(engine, "a result", got) from None
-    return record
+    return record_of(engine, "gbdnn.bench.training", words)
 
 
 # -- one run in this process -----------------------------------------------------------------------

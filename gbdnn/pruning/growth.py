@@ -28,7 +28,7 @@ import numpy.typing as npt
 from gbdnn.backends import get_backend
 from gbdnn.errors import InputError, choose
 from gbdnn.pruning._patterns import places_of
-from gbdnn.sparse import CSR
+from gbdnn.sparse import CSR, ranges
 from gbdnn.topology.random import distinct
 
 __all__ = ["SET", "Growth", "RigL", "absent", "largest_absent", "random_absent"]
@@ -206,9 +206,7 @@ class _Search:
         indptr = self.pattern.indptr.astype(np.int64, copy=False)
         lengths = indptr[rows + 1] - indptr[rows]
         local = np.repeat(np.arange(len(rows)), lengths)
-        entries = np.arange(len(local))
-        entries += np.repeat(indptr[rows] - (np.cumsum(lengths) - lengths), lengths)
-        column = self.rank[self.pattern.indices[entries]]
+        column = self.rank[self.pattern.indices[ranges(indptr[rows], lengths)]]
         inside = column < G.shape[1]
         G[local[inside], column[inside]] = -1
 

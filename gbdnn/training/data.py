@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from gbdnn.errors import DtypeError
 from gbdnn.inputs import BitInputs, DenseInputs, Inputs, SparseInputs
+from gbdnn.sparse import ranges
 from gbdnn.training.samples import Takes, as_targets, as_weights, samples, weighted
 
 __all__ = [
@@ -188,6 +189,6 @@ def _take_sparse(inputs: SparseInputs, ids: Array, out: Array) -> None:
     begin, end = X.indptr[ids], X.indptr[ids + 1]
     lengths = end - begin
     columns = np.repeat(np.arange(len(ids)), lengths)
-    entries = np.arange(len(columns)) + np.repeat(begin - (np.cumsum(lengths) - lengths), lengths)
+    entries = ranges(begin, lengths)
     out.fill(0)
     out[X.indices[entries], columns] = X.full_values[entries]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from gbdnn.layers import Activation, Dropout
 from gbdnn.training import _updates
 
-__all__ = ["backward", "row_sums", "sum_of_squares"]
+__all__ = ["backward", "sum_of_squares"]
 
 Array = npt.NDArray[Any]
 
@@ -23,11 +23,6 @@ def backward(activation: Activation | Dropout, kept: Array, dY: Array, threads: 
         activation.backward(kept, dY)
     elif clamp != (-math.inf, math.inf):
         _updates.relu_backward(kept, dY, *clamp, threads)
-
-
-def row_sums(dZ: Array, out: Array, threads: int = 1) -> None:
-    """Compute db = row sums of dZ: out (features,), dZ (tiles, features, width)."""
-    _updates.row_sums(dZ, out, threads)
 
 
 def sum_of_squares(grad: Array) -> float:

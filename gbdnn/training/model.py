@@ -12,9 +12,8 @@ O(nnz x batch) and there is no array of out_features x in_features anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -26,11 +25,12 @@ from gbdnn.functional import Loss
 from gbdnn.inputs import Inputs
 from gbdnn.layers import Activation, Dropout, Identity, Linear
 from gbdnn.memory import check_threads
-from gbdnn.network import Network
+from gbdnn.network import Network, grouped
 from gbdnn.sparse import CSR
 from gbdnn.tiles import LANES, padded
+from gbdnn.training._updates import row_sums
 from gbdnn.training.data import take
-from gbdnn.training.elementwise import backward, row_sums
+from gbdnn.training.elementwise import backward
 
 __all__ = ["Layer", "Model"]
 
@@ -110,7 +110,7 @@ class Model:
         absorbed = loss.absorbs is not None and isinstance(last, loss.absorbs)
         self.head: Activation | None = last if absorbed else None  # type: ignore[assignment]
         inner = network.layers[:-1] if absorbed else network.layers
-        self.layers = [self._layer(linear, after) for linear, after in _grouped(inner)]
+        self.layers = [self._layer(linear, after) for linear, after in grouped(inner)]
         self._buffers: dict[Any, Array] = {}
 
     def _layer(self, linear: Linear, after: tuple[Activation | Dropout, ...]) -> Layer:
@@ -295,15 +295,6 @@ class Model:
         if name not in self._buffers or len(self._buffers[name]) < size:
             self._buffers[name] = aligned_empty(size, self.dtype)
         return self._buffers[name][:size].reshape(shape)
-
-
-def _grouped(
-    layers: tuple[Any, ...],
-) -> Iterator[tuple[Linear, tuple[Activation | Dropout, ...]]]:
-    """Yield each Linear with what follows it."""
-    starts = [k for k, layer in enumerate(layers) if isinstance(layer, Linear)]
-    for start, stop in pairwise([*starts, len(layers)]):
-        yield layers[start], tuple(layers[start + 1 : stop])
 
 
 def _padded(array: Array, width: int) -> Array:
