@@ -11,9 +11,9 @@ import os
 
 import pytest
 
-from gbdnn.bench import engines, peers, worker
-from gbdnn.bench.cells import Cell
-from gbdnn.bench.oracle import compare
+from benchmarks import engines, peers, worker
+from benchmarks.cells import Cell
+from benchmarks.oracle import compare
 
 FULL = os.environ.get("GBDNN_BENCH") == "full"
 SIZES = (512, 2048, 8192) if FULL else (512, 2048)

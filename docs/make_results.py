@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from gbdnn.bench import load
+from benchmarks import load
 
 DOCS = Path(__file__).parent
 ENGINES = ["fused", "auto", "graphblas", "dense", "torch-csr", "torch-dense", "scipy"]

@@ -5,10 +5,10 @@ import pstats
 import sys
 from pathlib import Path
 
-from gbdnn import executor
 from gbdnn.backends import get_backend
 from gbdnn.challenge import runner
 from gbdnn.challenge.generate import Spec
+from gbdnn.execution import executor
 
 images = Path(sys.argv[1]) if len(sys.argv) > 1 else None
 bits = runner.load_inputs(1024, path=images).bits.take(20_000)

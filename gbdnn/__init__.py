@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gbdnn import training as training
     from gbdnn.estimators import SparseMLPClassifier as SparseMLPClassifier
     from gbdnn.estimators import SparseMLPRegressor as SparseMLPRegressor
+    from gbdnn.interchange.models import load as load
     from gbdnn.layers import GELU as GELU
     from gbdnn.layers import Dropout as Dropout
     from gbdnn.layers import Identity as Identity
@@ -26,13 +27,12 @@ if TYPE_CHECKING:
     from gbdnn.layers import Sigmoid as Sigmoid
     from gbdnn.layers import Softmax as Softmax
     from gbdnn.layers import Tanh as Tanh
-    from gbdnn.modelfiles import load as load
     from gbdnn.network import Network as Network
     from gbdnn.pruning import prune as prune
-    from gbdnn.sparse import CSR as CSR
-    from gbdnn.sparse import as_csr as as_csr
-    from gbdnn.sparse import transpose as transpose
     from gbdnn.training import Trainer as Trainer
+    from gbdnn.weights.csr import CSR as CSR
+    from gbdnn.weights.csr import as_csr as as_csr
+    from gbdnn.weights.csr import transpose as transpose
 
 __version__ = "0.1.0"
 
@@ -42,9 +42,9 @@ _HOMES = {
         "Dropout", "GELU", "Identity", "LeakyReLU", "Linear", "ReLU", "Sigmoid", "Softmax", "Tanh",
     ),
     "gbdnn.network": ("Network",),
-    "gbdnn.modelfiles": ("load",),
+    "gbdnn.interchange.models": ("load",),
     "gbdnn.pruning": ("prune",),
-    "gbdnn.sparse": ("CSR", "as_csr", "transpose"),
+    "gbdnn.weights.csr": ("CSR", "as_csr", "transpose"),
     "gbdnn.training": ("Trainer",),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

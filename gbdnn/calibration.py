@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from gbdnn import environment
+from gbdnn import machine
 from gbdnn.costs import CostTable
 from gbdnn.measure import measure
 
@@ -77,11 +77,11 @@ def path() -> Path:
 
 
 def _identity() -> dict[str, Any]:
-    machine = environment.machine()
+    here = machine.machine()
     return {
         "format": FORMAT,
-        "machine": {key: machine[key] for key in ("processor", "vectors", "cores")},
-        "versions": environment.versions(),
+        "machine": {key: here[key] for key in ("processor", "vectors", "cores")},
+        "versions": machine.versions(),
     }
 
 
@@ -96,7 +96,7 @@ def _read() -> CostTable | None:
 
 def _measured() -> CostTable:
     """Measure and keep; a cache that cannot be written is no reason to fail."""
-    from gbdnn.challenge._io import atomic_write
+    from gbdnn.files.disk import atomic_write
 
     place = path()
     log = logging.getLogger("gbdnn")

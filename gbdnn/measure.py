@@ -22,10 +22,10 @@ import numpy.typing as npt
 from gbdnn.backends import get_backend
 from gbdnn.backends.base import aligned_empty
 from gbdnn.costs import ENGINES, SHARED, CostTable
-from gbdnn.executor import Step
+from gbdnn.execution.executor import Step
 from gbdnn.layers import ReLU
-from gbdnn.memory import available_cores
-from gbdnn.sparse import CSR
+from gbdnn.machine import available_cores
+from gbdnn.weights.csr import CSR
 
 __all__ = ["FULL", "Grid", "measure"]
 

@@ -12,14 +12,14 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from gbdnn import executor
 from gbdnn.backends import get_backend
 from gbdnn.backends.base import Backend
+from gbdnn.data.inputs import as_inputs
 from gbdnn.errors import DtypeError, InputError, MemoryBudgetError, ShapeError
-from gbdnn.executor import Affine, Step
-from gbdnn.inputs import as_inputs
+from gbdnn.execution import executor
+from gbdnn.execution.executor import Affine, Step
 from gbdnn.layers import Activation, Dropout, Identity, Linear, activation
-from gbdnn.memory import available_bytes, check_threads
+from gbdnn.machine import available_bytes, check_threads
 from gbdnn.progress import bar
 from gbdnn.summary import Summary, summary_row
 
@@ -107,7 +107,7 @@ class Network:
             A file that is there is replaced in one step, or stays as it is if anything fails.
         extra : dict, optional
             Goes into the file beside `metadata`, above which it stands: text as keys, values that
-            JSON can say. The names of the format itself (`gbdnn.modelfiles.KNOWN`) are taken.
+            JSON can say. The names of the format itself are taken.
 
         Raises
         ------
@@ -116,7 +116,7 @@ class Network:
         InputError, DtypeError
             `extra` or `metadata` cannot be written.
         """
-        from gbdnn.modelfiles import save
+        from gbdnn.interchange.models import save
 
         save(self, path, extra=extra)
 
@@ -151,7 +151,7 @@ class Network:
             Refuse NaN and infinity in X. Without the check they spread as the backend's arithmetic
             has it; a sparse weight does not multiply its absent entries.
         skip : bool
-            Do not compute columns that no later layer changes; exact (`gbdnn.skipping`).
+            Do not compute columns that no later layer changes; exact (`gbdnn.execution.skipping`).
 
         Returns
         -------

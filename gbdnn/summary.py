@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gbdnn.layers import Activation, Linear
-from gbdnn.sparse import CSR
+from gbdnn.weights.csr import CSR
 
 __all__ = ["Summary", "summary_row"]
 

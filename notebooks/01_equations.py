@@ -39,7 +39,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import gbdnn
-from gbdnn.environment import machine, versions
+from gbdnn.machine import machine, versions
 
 gb.init("suitesparse", blocking=True)
 FAST = os.environ.get("GBDNN_NOTEBOOK_FAST") == "1"  # smaller sizes, for the tests
@@ -145,7 +145,7 @@ print("S2 distributes: equal")
 # %% [markdown]
 # ## A layer, a network
 #
-# This is the whole forward pass of the paper; `gbdnn.backends.reference.step` is the same four
+# This is the whole forward pass of the paper; `gbdnn.backends.graphblas.reference.step` is the same four
 # lines, with the cap of the Graph Challenge added.
 
 # %%
@@ -168,13 +168,13 @@ for weight, b in zip(W, dense_b, strict=True):
 show(**{f"Y{k}": Y for k, Y in enumerate(Ys)})
 check("three layers", Ys[-1], numpy_network(X, dense_W, dense_b))
 
-from gbdnn.backends.reference import step
+from gbdnn.backends.graphblas.reference import step
 
 Y = Y0
 for weight, b in zip(W, dense_b, strict=True):
     Y = step(weight, Y, gb.Vector.from_dense(b).diag())
 assert Y.isequal(Ys[-1])
-print("gbdnn.backends.reference.step: the same entries")
+print("gbdnn.backends.graphblas.reference.step: the same entries")
 
 
 # %%
@@ -289,7 +289,7 @@ for backend in ("graphblas-reference", "graphblas", "fused", "dense"):
 # The same three forms at a size where time counts: one layer of random weights, float32, non-zeros
 # in every row, a batch that is full as activations are after a few layers. Times are medians over
 # rounds on one thread, since the thread pools of several libraries in one process disturb each other;
-# `gbdnn.bench` measures with more care, one engine a process (notebook 2).
+# `benchmarks` measures with more care, one engine a process (notebook 2).
 
 # %%
 N, COLUMNS, PER_ROW, ROUNDS = (256, 64, 32, 5) if FAST else (1024, 512, 32, 15)
@@ -352,7 +352,7 @@ plt.show()
 # deep network pays once. Which kernel GraphBLAS chose can be asked:
 
 # %%
-from gbdnn.bench.burble import kernels_of
+from benchmarks.burble import kernels_of
 
 for name in ("paper's step, sparse Y", "bias first, accumulate"):
     print(f"{name:24s}", "; ".join(kernels_of(forms[name])))

@@ -16,7 +16,7 @@
 #
 # A sparse layer does work in proportion to its non-zeros, a dense one to its places. Per unit of work a
 # dense product is faster, so there is a density at which the two cross. This notebook measures where,
-# with `gbdnn.bench`: one process per cell, one engine per process, pinned threads, warm-up, medians with
+# with `benchmarks`: one process per cell, one engine per process, pinned threads, warm-up, medians with
 # their spread, and every result compared with float64 before its time counts. The figure of
 # time against inverse sparsity is that of Kepner et al. 2017
 # ([arXiv:1708.02937](https://arxiv.org/abs/1708.02937)), at sizes that take a minute or two.
@@ -34,11 +34,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import LogLocator
 
-from gbdnn.backends._roofline import probe_roofline
-from gbdnn.bench import grid, load, sweep
-from gbdnn.bench.figures import crossover
-from gbdnn.bench.timing import Timing
-from gbdnn.environment import machine, versions
+from gbdnn.backends.fused.roofline import probe_roofline
+from benchmarks import grid, load, sweep
+from benchmarks.figures import crossover
+from benchmarks.timing import Timing
+from gbdnn.machine import machine, versions
 
 FAST = os.environ.get("GBDNN_NOTEBOOK_FAST") == "1"  # smaller sizes, for the tests
 THREADS = 1  # of every engine: see the text

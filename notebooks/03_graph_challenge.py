@@ -34,7 +34,7 @@ from matplotlib.colors import PowerNorm
 import gbdnn
 from gbdnn.challenge import images, runner
 from gbdnn.challenge.generate import Spec, layers
-from gbdnn.environment import machine, versions
+from gbdnn.machine import machine, versions
 
 FAST = os.environ.get("GBDNN_NOTEBOOK_FAST") == "1"  # smaller sizes, for the tests
 THREADS = machine()["cores"]

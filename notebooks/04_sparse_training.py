@@ -39,9 +39,9 @@ import pandas as pd
 import gbdnn
 from gbdnn.backends import get_backend
 from gbdnn.backends.base import aligned_empty
-from gbdnn.bench.burble import kernels_of
-from gbdnn.environment import machine, versions
-from gbdnn.memory import peak_rss_bytes
+from benchmarks.burble import kernels_of
+from gbdnn.machine import machine, versions
+from gbdnn.machine import peak_rss_bytes
 from gbdnn.pruning import prune, pruning_report, sparsifier
 from gbdnn.topology import erdos_renyi, erk_densities
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from gbdnn import CSR, Linear, Network, ReLU, as_csr
 from gbdnn.backends import BACKENDS
-from gbdnn.memory import available_cores
+from gbdnn.machine import available_cores
 
 Array = npt.NDArray[Any]
 TILED = sorted(set(BACKENDS) - {"graphblas-reference"})  # those that run tile by tile

@@ -23,8 +23,8 @@ import numpy.typing as npt
 from gbdnn import CSR
 from gbdnn.backends import get_backend
 from gbdnn.backends.base import aligned_empty
-from gbdnn.functional import Loss
 from gbdnn.layers import Dropout, Identity, LeakyReLU, ReLU
+from gbdnn.layers.functional import Loss
 
 Array = npt.NDArray[Any]
 EPS = float(np.finfo(np.float64).eps)

@@ -16,7 +16,7 @@ from builders import random_csr
 from click.testing import CliRunner
 from costs import flat_table
 
-from gbdnn import calibration, environment
+from gbdnn import calibration, machine
 from gbdnn.backends import get_backend
 from gbdnn.costs import COSTS, CostTable
 from gbdnn.measure import Grid, measure
@@ -111,8 +111,8 @@ def test_another_machine_or_version_measures_its_own(
 ) -> None:
     calibration.current()
     here, name = calibration.path(), {"machine": "processor", "versions": "numpy"}[what]
-    changed = getattr(environment, what)() | {name: "another"}
-    monkeypatch.setattr(environment, what, lambda: changed)
+    changed = getattr(machine, what)() | {name: "another"}
+    monkeypatch.setattr(machine, what, lambda: changed)
     assert calibration.path() != here
     forget()
     calibration.current()

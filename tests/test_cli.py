@@ -22,7 +22,7 @@ KEYS = {
 
 
 def gbdnn(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "gbdnn.cli", *map(str, words)]
+    command = [sys.executable, "-m", "gbdnn.cli.main", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
 
 
@@ -191,7 +191,7 @@ def test_no_space_is_said_before_writing(tmp_path):
 
 
 def test_ctrl_c_exits_130():
-    command = [sys.executable, "-m", "gbdnn.cli", "challenge", "run", "--no-skip",
+    command = [sys.executable, "-m", "gbdnn.cli.main", "challenge", "run", "--no-skip",
                "--layers", "1920", "--backend", "graphblas-reference"]  # fmt: skip
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         time.sleep(5)

@@ -21,17 +21,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import dump_svmlight_file, load_iris
 
-from gbdnn import CSR, Dropout, Linear, Network, ReLU, preparation
-from gbdnn.cli import cli
+from gbdnn import CSR, Dropout, Linear, Network, ReLU
+from gbdnn.cli import preparation
+from gbdnn.cli.main import cli
 from gbdnn.errors import GbdnnError, InputError
-from gbdnn.modelfiles import load
+from gbdnn.interchange.models import load
 
 SMALL = ("--hidden", "32", "--epochs", "2", "--density", "0.3")
 
 
 def process(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own."""
-    command = [sys.executable, "-m", "gbdnn.cli", *map(str, words)]
+    command = [sys.executable, "-m", "gbdnn.cli.main", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
 
 
@@ -188,7 +189,7 @@ def test_resume_is_as_if_never_stopped(tmp_path):
     folder, out = tmp_path / "states", tmp_path / "m"
     words = ["train", "--out", str(out), "--hidden", "256,256", "--epochs", "40", "--threads", "1",
              "--growth", "set"]  # fmt: skip
-    command = [sys.executable, "-m", "gbdnn.cli", *words, "--checkpoint", str(folder)]
+    command = [sys.executable, "-m", "gbdnn.cli.main", *words, "--checkpoint", str(folder)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
         while not list(folder.glob("step-*.safetensors")):
             assert running.poll() is None, running.stderr.read()
@@ -528,7 +529,7 @@ def test_processes(model, samples, tmp_path):
 
 def test_the_commands_load_quickly():
     """What is heavy is imported when it is used."""
-    script = "import sys; sys.modules['numpy'] = None; import gbdnn.cli_models, gbdnn.cli_training"
+    script = "import sys; sys.modules['numpy'] = None; import gbdnn.cli.models, gbdnn.cli.train"
     done = subprocess.run([sys.executable, "-c", script], timeout=60, check=False)
     assert done.returncode == 0
 

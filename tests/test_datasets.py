@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import dump_svmlight_file, load_digits
 
-from gbdnn import datasets
+from gbdnn.cli import datasets
 from gbdnn.errors import (
     DataUnavailableError,
     DtypeError,
@@ -176,7 +176,7 @@ def test_any_numbers_come_back_from_a_table(tmp_path, data):
 
 
 def test_long_tables_are_read_in_parts(write, monkeypatch):
-    from gbdnn import tables
+    from gbdnn.cli import tables
 
     monkeypatch.setattr(tables, "ROWS", 7)
     values = np.arange(100.0).reshape(50, 2)

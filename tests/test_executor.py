@@ -14,9 +14,10 @@ from builders import THREADS, TILED, random_dense, random_network, settling_netw
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gbdnn import Linear, Network, ReLU, as_csr, executor
+from gbdnn import Linear, Network, ReLU, as_csr
 from gbdnn.backends import get_backend
-from gbdnn.inputs import BitInputs, as_inputs
+from gbdnn.data.inputs import BitInputs, as_inputs
+from gbdnn.execution import executor
 
 seeds = st.integers(0, 2**32 - 1)
 

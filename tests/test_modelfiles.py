@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import gbdnn
-from gbdnn import CSR, GELU, LeakyReLU, Linear, Network, ReLU, files, headers
+from gbdnn import CSR, GELU, LeakyReLU, Linear, Network, ReLU
 from gbdnn.errors import (
     DataUnavailableError,
     DtypeError,
@@ -31,9 +31,10 @@ from gbdnn.errors import (
     InputError,
     MemoryBudgetError,
 )
-from gbdnn.files import read_tensors, write_tensors
+from gbdnn.files import headers, tensors
+from gbdnn.files.tensors import read_tensors, write_tensors
+from gbdnn.interchange.models import KINDS, load
 from gbdnn.layers import ACTIVATIONS, Dropout
-from gbdnn.modelfiles import KINDS, load
 
 safetensors = pytest.importorskip("safetensors")
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
@@ -427,7 +428,7 @@ def test_own_keys_are_taken(path, network, key):
 
 def rewritten(path: Path, **changes: object) -> Path:
     """Save a network whose metadata is changed, with right digests."""
-    from gbdnn.modelfiles import network_to_tensors
+    from gbdnn.interchange.models import network_to_tensors
 
     network = random_network(np.random.default_rng(0), (4, 3))
     tensors, metadata = network_to_tensors(network)
@@ -527,7 +528,7 @@ def test_interrupted_at_the_end(path, network, monkeypatch, step, error):
     def fail(*args):
         raise error
 
-    monkeypatch.setattr(files.os, step, fail)
+    monkeypatch.setattr(tensors.os, step, fail)
     with pytest.raises((DataUnavailableError, KeyboardInterrupt)):
         network.save(path)
     monkeypatch.undo()
@@ -569,7 +570,7 @@ def test_what_is_read_back_is_compared(path, network, monkeypatch):
             size = os.fstat(descriptor).st_size
             os.pwrite(descriptor, b"\xff", size - 2)
 
-    monkeypatch.setattr(files.os, "fsync", spoil)
+    monkeypatch.setattr(tensors.os, "fsync", spoil)
     with pytest.raises(DataUnavailableError, match="read back"):
         network.save(path)
     monkeypatch.undo()

@@ -23,7 +23,7 @@ from gbdnn.errors import (
     UnknownNameError,
 )
 from gbdnn.layers import ACTIVATIONS
-from gbdnn.memory import available_cores
+from gbdnn.machine import available_cores
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -379,14 +379,14 @@ def test_progress_bar_is_on_standard_error(network, capfd):
 
 def test_results_that_do_not_fit(monkeypatch, network):
     monkeypatch.setattr("gbdnn.network.available_bytes", lambda: 99)
-    monkeypatch.setattr("gbdnn.executor.SMALL", 0)
+    monkeypatch.setattr("gbdnn.execution.executor.SMALL", 0)
     with pytest.raises(MemoryBudgetError, match="100 bytes"):
         network.predict(np.ones((5, 12)))
 
 
 def test_tiles_that_do_not_fit(monkeypatch, network):
-    monkeypatch.setattr("gbdnn.executor.available_bytes", lambda: 1000)
-    monkeypatch.setattr("gbdnn.executor.SMALL", 0)
+    monkeypatch.setattr("gbdnn.execution.executor.available_bytes", lambda: 1000)
+    monkeypatch.setattr("gbdnn.execution.executor.SMALL", 0)
     with pytest.raises(MemoryBudgetError, match=r"batch_size: expected tiles that fit"):
         network.predict(np.ones((5, 12)))
     assert network.predict(np.ones((0, 12))).shape == (0, 5)

@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gbdnn import Identity, LeakyReLU, Linear, Network, ReLU, Sigmoid, as_csr
+from gbdnn.execution.skipping import constants_kept
 from gbdnn.layers import Softmax, Tanh
-from gbdnn.skipping import constants_kept
 
 seeds = st.integers(0, 2**32 - 1)
 

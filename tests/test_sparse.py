@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-import gbdnn.sparse
+import gbdnn.weights.csr
 from gbdnn import CSR, as_csr, transpose
-from gbdnn.backends._init import graphblas as started
+from gbdnn.backends.graphblas.start import graphblas as started
 from gbdnn.errors import (
     DtypeError,
     MemoryBudgetError,
@@ -244,7 +244,7 @@ def test_making_dense_needs_permission():
 
 
 def test_allow_dense(monkeypatch):
-    monkeypatch.setattr(gbdnn.sparse, "DENSE_LIMIT", 8)
+    monkeypatch.setattr(gbdnn.weights.csr, "DENSE_LIMIT", 8)
     with pytest.raises(MemoryBudgetError, match="allow_dense=True"):
         as_csr(np.eye(2)).to_dense()
     np.testing.assert_array_equal(as_csr(np.eye(2)).to_dense(allow_dense=True), np.eye(2))

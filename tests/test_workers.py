@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from gbdnn.workers import share
+from gbdnn.backends.workers import share
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

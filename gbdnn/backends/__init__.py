@@ -13,9 +13,9 @@ __all__ = ["BACKENDS", "get_backend"]
 BACKENDS = {
     "auto": ("gbdnn.backends.auto", "AutoBackend"),
     "dense": ("gbdnn.backends.dense", "DenseBackend"),
-    "fused": ("gbdnn.backends.fused", "FusedBackend"),
-    "graphblas": ("gbdnn.backends.graphblas", "GraphBLASBackend"),
-    "graphblas-reference": ("gbdnn.backends.reference", "ReferenceBackend"),
+    "fused": ("gbdnn.backends.fused.backend", "FusedBackend"),
+    "graphblas": ("gbdnn.backends.graphblas.backend", "GraphBLASBackend"),
+    "graphblas-reference": ("gbdnn.backends.graphblas.reference", "ReferenceBackend"),
 }
 
 _loaded: dict[str, Backend] = {}

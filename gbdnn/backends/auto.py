@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from gbdnn.backends.base import Activation, Backend, Trainable
 from gbdnn.costs import CostTable
-from gbdnn.memory import available_bytes
-from gbdnn.sparse import CSR
+from gbdnn.machine import available_bytes
+from gbdnn.weights.csr import CSR
 
 __all__ = ["AutoBackend", "AutoTrainable", "AutoWeight", "Layer", "choose", "layer_of"]
 

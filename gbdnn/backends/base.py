@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from gbdnn.sparse import CSR
+from gbdnn.weights.csr import CSR
 
 __all__ = ["Activation", "Backend", "Prepared", "Trainable", "aligned_empty", "cached_width"]
 

@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import ThreadpoolController
 
-from gbdnn.backends._trainable import check_tiles, check_values, owned, whole_batch
+from gbdnn.backends.arrays import check_tiles, check_values, owned, whole_batch
 from gbdnn.backends.base import Activation, cached_width
 from gbdnn.errors import MemoryBudgetError
-from gbdnn.memory import available_bytes
-from gbdnn.sparse import CSR
+from gbdnn.machine import available_bytes
+from gbdnn.weights.csr import CSR
 
 __all__ = ["DenseBackend"]
 

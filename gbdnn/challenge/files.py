@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gbdnn.challenge._io import Table, atomic_write, blocks, check_text, open_binary
 from gbdnn.challenge.images import InputBits
 from gbdnn.challenge.matrix_market import read_matrix_market, write_matrix_market
 from gbdnn.errors import FileFormatError, InputError, ShapeError
-from gbdnn.sparse import CSR
+from gbdnn.files.disk import Table, atomic_write, blocks, check_text, open_binary
+from gbdnn.weights.csr import CSR
 
 __all__ = [
     "categories_bytes",

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gbdnn.errors import InputError
-from gbdnn.sparse import CSR
 from gbdnn.topology.radix import distinct_rows
+from gbdnn.weights.csr import CSR
 
 __all__ = ["CAP", "LAYERS", "NEURONS", "Spec", "layers"]
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gbdnn.challenge._io import atomic_write
 from gbdnn.challenge.mnist import cache_dir, fetch, load_images, official_images
+from gbdnn.data.inputs import BitInputs
 from gbdnn.errors import DtypeError, InputError, ShapeError
-from gbdnn.inputs import BitInputs
+from gbdnn.files.disk import atomic_write
 
 __all__ = [
     "InputBits",
@@ -156,7 +156,7 @@ def resize(images: npt.ArrayLike, side: int) -> InputBits:
     ------
     ShapeError, DtypeError, NonFiniteError, InputError
     """
-    from gbdnn.sparse import check_finite, numeric_array
+    from gbdnn.weights.csr import check_finite, numeric_array
 
     array = numeric_array(images, "images")
     if array.ndim != 3 or 0 in array.shape:

@@ -13,8 +13,8 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gbdnn.challenge._io import Table, atomic_write, blocks, open_binary
 from gbdnn.errors import FileFormatError
+from gbdnn.files.disk import Table, atomic_write, blocks, open_binary
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -94,7 +94,7 @@ def write_matrix_market(path: PathLike, matrix: Any, *, comment: str = "") -> No
     comment : str
         Lines behind the header.
     """
-    from gbdnn.sparse import as_csr
+    from gbdnn.weights.csr import as_csr
 
     csr = as_csr(matrix, name="matrix")
     rows = np.repeat(np.arange(1, csr.shape[0] + 1), np.diff(csr.indptr)).tolist()

@@ -16,8 +16,8 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from gbdnn.challenge._io import open_binary, unreadable
 from gbdnn.errors import DataUnavailableError, FileFormatError
+from gbdnn.files.disk import open_binary, unreadable
 
 __all__ = ["cache_dir", "fetch", "load_images", "official_images"]
 

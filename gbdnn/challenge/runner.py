@@ -15,19 +15,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gbdnn import executor
 from gbdnn.backends import get_backend
 from gbdnn.backends.base import Backend
 from gbdnn.challenge import files, images
-from gbdnn.challenge._io import atomic_write
 from gbdnn.challenge.generate import Spec, layers
 from gbdnn.challenge.images import InputBits
-from gbdnn.environment import versions
 from gbdnn.errors import InputError
-from gbdnn.executor import Affine, Step, Work
+from gbdnn.execution import executor
+from gbdnn.execution.executor import Affine, Step, Work
+from gbdnn.files.disk import atomic_write
 from gbdnn.layers import ReLU
-from gbdnn.memory import available_bytes, check_threads, peak_rss_bytes
-from gbdnn.sparse import CSR
+from gbdnn.machine import available_bytes, check_threads, peak_rss_bytes, versions
+from gbdnn.weights.csr import CSR
 
 __all__ = ["ChallengeInputs", "Result", "load_inputs", "run"]
 

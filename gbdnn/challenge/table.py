@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gbdnn.challenge._io import atomic_write
 from gbdnn.challenge.generate import LAYERS, NEURONS, Spec
-from gbdnn.environment import machine, versions
 from gbdnn.errors import BackendError, InputError
+from gbdnn.files.disk import atomic_write
+from gbdnn.machine import machine, versions
 
 __all__ = ["markdown", "parse_networks", "run_networks"]
 
@@ -77,7 +77,7 @@ def _read(path: Path) -> Record | None:
 def _run_one(spec: Spec, out: Path, options: Sequence[str]) -> Record:
     words = ["challenge", "run", "--json", "--checkpoint", str(out / "chunks")]
     words += ["--neurons", str(spec.neurons), "--layers", str(spec.layers), *options]
-    command = [sys.executable, "-m", "gbdnn.cli", *words]
+    command = [sys.executable, "-m", "gbdnn.cli.main", *words]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     try:
         record: Record = json.loads(done.stdout)

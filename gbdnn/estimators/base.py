@@ -14,14 +14,14 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from gbdnn.data.batches import ArrayBatches, as_weights
+from gbdnn.data.inputs import as_inputs
 from gbdnn.errors import DivergenceError, InputError, ShapeError, TrainingInterrupted
 from gbdnn.estimators import settings
-from gbdnn.foreign import from_scipy
-from gbdnn.inputs import as_inputs
 from gbdnn.network import Network
-from gbdnn.sparse import CSR, as_csr
 from gbdnn.training import EarlyStopping, Result, Trainer, Training
-from gbdnn.training.data import ArrayBatches, as_weights
+from gbdnn.weights.csr import CSR, as_csr
+from gbdnn.weights.foreign import from_scipy
 
 __all__ = ["SparseMLP"]
 

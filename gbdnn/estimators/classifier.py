@@ -12,11 +12,11 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import column_or_1d
 
+from gbdnn.data.batches import as_weights
 from gbdnn.errors import DtypeError, InputError, ShapeError
 from gbdnn.estimators import settings
 from gbdnn.estimators.base import FROM_Y, SparseMLP
-from gbdnn.sparse import check_finite
-from gbdnn.training.data import as_weights
+from gbdnn.weights.csr import check_finite
 
 __all__ = ["SparseMLPClassifier"]
 

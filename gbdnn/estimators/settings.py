@@ -14,13 +14,13 @@ from sklearn.utils import check_random_state
 
 from gbdnn.errors import DtypeError, InputError, MemoryBudgetError, choose
 from gbdnn.layers import Linear
-from gbdnn.memory import available_bytes
+from gbdnn.machine import available_bytes
 from gbdnn.network import Network
 from gbdnn.pruning import Sparsifier
-from gbdnn.sparse import CSR, as_float_dtype
 from gbdnn.topology import erdos_renyi, erk_densities
 from gbdnn.training.optimizers import SGD, Adam, AdamW, Optimizer
 from gbdnn.training.schedules import SCHEDULES
+from gbdnn.weights.csr import CSR, as_float_dtype
 
 __all__ = [
     "PROGRESS",

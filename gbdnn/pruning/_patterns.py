@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gbdnn.sparse import CSR
-from gbdnn.sparse import places as places_of
+from gbdnn.weights.csr import CSR
+from gbdnn.weights.csr import places as places_of
 
 __all__ = ["insert", "places_of", "rows_of", "subset", "top"]
 

@@ -28,8 +28,8 @@ import numpy.typing as npt
 from gbdnn.backends import get_backend
 from gbdnn.errors import InputError, choose
 from gbdnn.pruning._patterns import places_of
-from gbdnn.sparse import CSR, ranges
 from gbdnn.topology.random import distinct
+from gbdnn.weights.csr import CSR, ranges
 
 __all__ = ["SET", "Growth", "RigL", "absent", "largest_absent", "random_absent"]
 

@@ -24,7 +24,7 @@ from gbdnn.pruning.selection import (
     spared,
 )
 from gbdnn.pruning.structures import Structure, Unstructured, structure
-from gbdnn.sparse import CSR, realign
+from gbdnn.weights.csr import CSR, realign
 
 if TYPE_CHECKING:
     from gbdnn.training.model import Model

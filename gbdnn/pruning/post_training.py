@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gbdnn.data.inputs import as_inputs
 from gbdnn.errors import DtypeError, InputError, ShapeError, choose
-from gbdnn.inputs import as_inputs
 from gbdnn.layers import LOSSES, Linear
 from gbdnn.network import Network
 from gbdnn.pruning._patterns import subset
@@ -25,8 +25,8 @@ from gbdnn.pruning.selection import (
 )
 from gbdnn.pruning.structures import Structure
 from gbdnn.pruning.structures import structure as as_structure
-from gbdnn.sparse import CSR, check_finite, full_pattern, numeric_array
 from gbdnn.topology.random import as_generator
+from gbdnn.weights.csr import CSR, check_finite, full_pattern, numeric_array
 
 __all__ = ["prune"]
 
@@ -202,7 +202,7 @@ def _computed(
     network: Network, X: Any, y: Any, loss: str, backend: str, threads: int | None, batch: int = 256
 ) -> dict[int, Array]:
     """Return the gradients of the mean loss over all samples, in float64."""
-    from gbdnn.training.data import as_targets
+    from gbdnn.data.batches import as_targets
     from gbdnn.training.model import Model
 
     function = LOSSES[choose("loss", loss, LOSSES)]

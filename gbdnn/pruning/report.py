@@ -13,7 +13,7 @@ import numpy as np
 
 from gbdnn.errors import DtypeError, InputError, ShapeError
 from gbdnn.layers import Linear
-from gbdnn.memory import check_threads
+from gbdnn.machine import check_threads
 from gbdnn.network import Network
 
 __all__ = ["LayerChange", "PruningReport", "pruning_report"]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from gbdnn.errors import DtypeError, InputError, choose
 from gbdnn.pruning.distributions import DISTRIBUTIONS, Share
 from gbdnn.pruning.structures import NM, Structure
-from gbdnn.sparse import CSR
+from gbdnn.weights.csr import CSR
 
 __all__ = ["Selection", "check_exclude", "check_sparsity", "included"]
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from gbdnn.errors import DtypeError, InputError, ShapeError, UnknownNameError
 from gbdnn.pruning._patterns import rows_of, top
 from gbdnn.pruning.distributions import Share
-from gbdnn.sparse import CSR
+from gbdnn.weights.csr import CSR
 
 __all__ = ["NM", "Block", "Neuron", "Structure", "Unstructured", "structure"]
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gbdnn.errors import InputError, NonFiniteError, ShapeError
-from gbdnn.sparse import CSR
+from gbdnn.weights.csr import CSR
 
 __all__ = ["mixed_radix", "radix_net"]
 

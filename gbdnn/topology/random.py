@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gbdnn.errors import DtypeError, InputError, ShapeError, choose
-from gbdnn.sparse import CSR, as_float_dtype
+from gbdnn.weights.csr import CSR, as_float_dtype
 
 __all__ = [
     "INITIALISERS",

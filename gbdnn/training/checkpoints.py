@@ -3,7 +3,7 @@
 A file holds weights with their patterns, optimizer vectors, the sparsifier's state, the position in
 the data, the history and early stopping's best network. Random numbers come from (seed, purpose,
 step), so the seed is their whole state. The file is written beside its place, verified and renamed
-(`gbdnn.files.write_tensors`): whenever the process dies, the files that were there are whole.
+(`write_tensors`): whenever the process dies, the files that were there are whole.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gbdnn.errors import DataUnavailableError, FileFormatError, InputError
-from gbdnn.files import check_version, read_tensors, write_tensors
+from gbdnn.files.tensors import check_version, read_tensors, write_tensors
 from gbdnn.training.states import dump, load
 
 if TYPE_CHECKING:
-    from gbdnn.training.data import Batches
+    from gbdnn.data.batches import Batches
     from gbdnn.training.loop import Training
 
 __all__ = ["Checkpoints", "identity"]

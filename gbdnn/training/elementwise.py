@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gbdnn.backends import elementwise
 from gbdnn.layers import Activation, Dropout
-from gbdnn.training import _updates
 
 __all__ = ["backward", "sum_of_squares"]
 
@@ -22,7 +22,7 @@ def backward(activation: Activation | Dropout, kept: Array, dY: Array, threads: 
     if clamp is None:
         activation.backward(kept, dY)
     elif clamp != (-math.inf, math.inf):
-        _updates.relu_backward(kept, dY, *clamp, threads)
+        elementwise.relu_backward(kept, dY, *clamp, threads)
 
 
 def sum_of_squares(grad: Array) -> float:

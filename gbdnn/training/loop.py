@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from gbdnn.data.batches import Batch, Batches
 from gbdnn.errors import DivergenceError, DtypeError, InputError, TrainingInterrupted
-from gbdnn.functional import Loss
 from gbdnn.layers import LOSSES, Dropout, Sigmoid, Softmax
+from gbdnn.layers.functional import Loss
 from gbdnn.network import Network
-from gbdnn.sparse import realign
 from gbdnn.training.checkpoints import Checkpoints
-from gbdnn.training.data import Batch, Batches
 from gbdnn.training.elementwise import sum_of_squares
 from gbdnn.training.history import History
 from gbdnn.training.interrupts import uninterrupted
@@ -31,6 +30,7 @@ from gbdnn.training.model import Model
 from gbdnn.training.progress import shown
 from gbdnn.training.results import Event, Result
 from gbdnn.training.validation import HeldOut
+from gbdnn.weights.csr import realign
 
 if TYPE_CHECKING:
     from gbdnn.pruning import Sparsifier

@@ -21,16 +21,16 @@ import numpy.typing as npt
 
 from gbdnn.backends import get_backend
 from gbdnn.backends.base import Backend, Trainable, aligned_empty
-from gbdnn.functional import Loss
-from gbdnn.inputs import Inputs
+from gbdnn.backends.elementwise import row_sums
+from gbdnn.data.batches import take
+from gbdnn.data.inputs import Inputs
+from gbdnn.execution.tiles import LANES, padded
 from gbdnn.layers import Activation, Dropout, Identity, Linear
-from gbdnn.memory import check_threads
+from gbdnn.layers.functional import Loss
+from gbdnn.machine import check_threads
 from gbdnn.network import Network, grouped
-from gbdnn.sparse import CSR
-from gbdnn.tiles import LANES, padded
-from gbdnn.training._updates import row_sums
-from gbdnn.training.data import take
 from gbdnn.training.elementwise import backward
+from gbdnn.weights.csr import CSR
 
 __all__ = ["Layer", "Model"]
 

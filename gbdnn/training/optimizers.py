@@ -7,8 +7,9 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
+from gbdnn import checks
+from gbdnn.backends import elementwise
 from gbdnn.errors import InputError, choose
-from gbdnn.training import _updates, checks
 
 __all__ = ["OPTIMIZERS", "SGD", "Adam", "AdamW", "Optimizer", "optimizer"]
 
@@ -90,7 +91,7 @@ class SGD:
         threads: int = 1,
     ) -> None:
         """Change `value` and the velocity in place."""
-        _updates.sgd(
+        elementwise.sgd(
             value, grad, state.get("velocity"), learning_rate, self.momentum, self.nesterov,
             decay, threads,
         )  # fmt: skip
@@ -137,7 +138,7 @@ class Adam:
         threads: int = 1,
     ) -> None:
         """Change `value` and both moments in place."""
-        _updates.adam(
+        elementwise.adam(
             value, grad, state["first"], state["second"], learning_rate, self.beta1, self.beta2,
             self.epsilon, step, decay, self.decoupled, threads,
         )  # fmt: skip

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol, cast
 
+from gbdnn import checks
 from gbdnn.errors import InputError, choose
-from gbdnn.training import checks
 
 __all__ = ["SCHEDULES", "Constant", "Cosine", "Schedule", "StepDecay", "WarmUp", "schedule"]
 

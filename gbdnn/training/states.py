@@ -12,7 +12,7 @@ import numpy.typing as npt
 from gbdnn.errors import FileFormatError, GbdnnError
 from gbdnn.layers import Linear
 from gbdnn.network import Network
-from gbdnn.sparse import CSR, full_pattern
+from gbdnn.weights.csr import CSR, full_pattern
 
 if TYPE_CHECKING:
     from gbdnn.training.loop import Training

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from gbdnn import checks
 from gbdnn.errors import InputError, choose
-from gbdnn.training import checks
 
 __all__ = ["EarlyStopping"]
 

@@ -9,18 +9,18 @@ from typing import Any, cast
 
 import numpy as np
 
+from gbdnn import checks
 from gbdnn.backends import BACKENDS
+from gbdnn.data.batches import ArrayBatches, Batches, StreamBatches
+from gbdnn.data.samples import class_factors, samples, weighted
 from gbdnn.errors import DtypeError, InputError, choose
 from gbdnn.layers import LOSSES
 from gbdnn.network import Network
 from gbdnn.pruning import Sparsifier, sparsifier
-from gbdnn.training import checks
-from gbdnn.training.data import ArrayBatches, Batches, StreamBatches
 from gbdnn.training.loop import Training
 from gbdnn.training.model import Model
 from gbdnn.training.optimizers import Optimizer, optimizer
 from gbdnn.training.results import Callback, Result
-from gbdnn.training.samples import class_factors, samples, weighted
 from gbdnn.training.schedules import Schedule, schedule
 from gbdnn.training.stopping import EarlyStopping
 from gbdnn.training.validation import HeldOut

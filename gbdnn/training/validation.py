@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gbdnn.inputs import Inputs
+from gbdnn.data.inputs import Inputs
 from gbdnn.training.model import Model
 
 __all__ = ["HeldOut"]

@@ -14,9 +14,9 @@ from products import check_products, tiles
 from gbdnn import as_csr, calibration
 from gbdnn.backends import dense as dense_module
 from gbdnn.backends import get_backend
-from gbdnn.backends._init import graphblas
 from gbdnn.backends.auto import AutoTrainable
-from gbdnn.backends.reference import by_column, input_gradient, weight_gradient
+from gbdnn.backends.graphblas.reference import by_column, input_gradient, weight_gradient
+from gbdnn.backends.graphblas.start import graphblas
 from gbdnn.errors import MemoryBudgetError
 
 # -- GraphBLAS: kernels and memory -----------------------------------------------------------------
@@ -26,7 +26,7 @@ import sys
 import numpy as np, scipy.sparse as sp
 from gbdnn import as_csr
 from gbdnn.backends import get_backend
-from gbdnn.backends._init import graphblas
+from gbdnn.backends.graphblas.start import graphblas
 dtype, density = np.dtype(sys.argv[1]), float(sys.argv[2])
 rng = np.random.default_rng(0)
 backend = get_backend("graphblas")
@@ -69,7 +69,7 @@ import resource, sys
 import numpy as np, scipy.sparse as sp
 from gbdnn import as_csr, layers
 from gbdnn.backends import get_backend
-from gbdnn.memory import peak_rss_bytes
+from gbdnn.machine import peak_rss_bytes
 n, nnz, width = 50_000, 100_000, 16
 rng = np.random.default_rng(0)
 backend = get_backend(sys.argv[1])
@@ -109,7 +109,7 @@ import sys
 import numpy as np, scipy.sparse as sp
 from gbdnn import as_csr
 from gbdnn.backends import get_backend
-from gbdnn.memory import peak_rss_bytes
+from gbdnn.machine import peak_rss_bytes
 backend = get_backend(sys.argv[1])
 rng = np.random.default_rng(0)
 w = backend.trainable(as_csr(sp.random_array((1000, 1000), density=0.2, rng=rng)))

@@ -15,10 +15,12 @@ from builders import random_csr, random_dense, random_network, run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gbdnn import Linear, Network, ReLU, as_csr, executor
-from gbdnn.backends import _chain, _crew, get_backend
+from gbdnn import Linear, Network, ReLU, as_csr
+from gbdnn.backends import get_backend
+from gbdnn.backends.fused import helpers, program
 from gbdnn.errors import InputError, NonFiniteError, ShapeError
-from gbdnn.tiles import whole_strip
+from gbdnn.execution import executor
+from gbdnn.execution.tiles import whole_strip
 
 FUSED = get_backend("fused")
 seeds = st.integers(0, 2**32 - 1)
@@ -26,8 +28,8 @@ seeds = st.integers(0, 2**32 - 1)
 
 @pytest.fixture(autouse=True)
 def helpers_for_the_smallest_job(monkeypatch):
-    monkeypatch.setattr(_chain, "WORTH", 1e-12)
-    monkeypatch.setattr(_crew, "LONG", 0.0)
+    monkeypatch.setattr(program, "WORTH", 1e-12)
+    monkeypatch.setattr(helpers, "LONG", 0.0)
 
 
 def run(network, X, *, threads=1, width=None, check=True, source=None, target=None):
@@ -292,13 +294,13 @@ def network(rng):
 
 def test_predict_uses_it_for_small_batches_only(network, monkeypatch, rng):
     used = []
-    right = _chain.Chain.run
+    right = program.Chain.run
 
     def counted(self, source, target, **options):
         used.append(source.shape[1])
         return right(self, source, target, **options)
 
-    monkeypatch.setattr(_chain.Chain, "run", counted)
+    monkeypatch.setattr(program.Chain, "run", counted)
     for samples in (1, 64):
         network.predict(batch(rng, samples, 64), skip=False)
     monkeypatch.setattr(executor, "SHORT", 1000)
@@ -327,7 +329,7 @@ def test_helpers_take_part(rng):
 
     def watch():
         while not stop.is_set():
-            seen.update(int(helper.state[_crew.INSIDE]) for helper in _crew._crew.helpers)
+            seen.update(int(helper.state[helpers.INSIDE]) for helper in helpers._crew.helpers)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -344,7 +346,7 @@ class _Absent:
     """A helper whose core is never free."""
 
     def __init__(self):
-        self.state = np.zeros(_crew.MAIL, np.int64)
+        self.state = np.zeros(helpers.MAIL, np.int64)
 
     def wake(self):
         """Nobody is there."""
@@ -355,34 +357,34 @@ class _Absent:
 
 @pytest.mark.parametrize("samples", [1, 20, 200])
 def test_nobody_waits_for_a_helper_that_does_not_come(samples, network, monkeypatch, rng):
-    crew = _crew._Crew()
+    crew = helpers._Crew()
     crew.helpers = [_Absent() for _ in range(3)]
-    monkeypatch.setattr(_crew, "_crew", crew)
-    monkeypatch.setattr(_crew, "_mail_address", lambda: _crew.address_of(boxes))
-    boxes = np.zeros(_crew.MAIL * 4, np.int64)
+    monkeypatch.setattr(helpers, "_crew", crew)
+    monkeypatch.setattr(helpers, "_mail_address", lambda: helpers.address_of(boxes))
+    boxes = np.zeros(helpers.MAIL * 4, np.int64)
     X = batch(rng, samples, 64)
     oracle.check(run(network, X, threads=4), network, X)
 
 
 def test_memory_that_a_helper_may_read_is_not_used_again(network, monkeypatch, rng):
     """A helper that loses its core inside a job comes back when the job is long over."""
-    crew = _crew._Crew()
+    crew = helpers._Crew()
     crew.helpers = [_Absent()]
-    boxes = np.zeros(_crew.MAIL * 2, np.int64)
-    crew.helpers[0].state = boxes[: _crew.MAIL]
-    monkeypatch.setattr(_crew, "_crew", crew)
-    monkeypatch.setattr(_crew, "_mail_address", lambda: _crew.address_of(boxes))
+    boxes = np.zeros(helpers.MAIL * 2, np.int64)
+    crew.helpers[0].state = boxes[: helpers.MAIL]
+    monkeypatch.setattr(helpers, "_crew", crew)
+    monkeypatch.setattr(helpers, "_mail_address", lambda: helpers.address_of(boxes))
     X = batch(rng, 3, 64)
     run(network, X, threads=2)
     chain = network.chain(FUSED)
     (space,) = chain._spare.values()
-    boxes[_crew.INSIDE] = space.address
+    boxes[helpers.INSIDE] = space.address
     run(network, X, threads=2)
     assert not chain._spare
     assert [address for address, _ in crew.stuck] == [space.address]
     oracle.check(run(network, X, threads=2), network, X)
     assert space not in chain._spare.values()
-    boxes[_crew.INSIDE] = 0
+    boxes[helpers.INSIDE] = 0
     run(network, X, threads=2)
     assert crew.stuck == []
 
@@ -391,7 +393,7 @@ def test_no_threads_are_left(network, monkeypatch, rng):
     def refuse(self):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(_crew, "_crew", _crew._Crew())
+    monkeypatch.setattr(helpers, "_crew", helpers._Crew())
     monkeypatch.setattr(threading.Thread, "start", refuse)
     X = batch(rng, 3, 64)
     oracle.check(run(network, X, threads=3), network, X)
@@ -414,15 +416,16 @@ def test_many_callers_at_once(network, rng):
 def test_workspaces_are_few(network, rng):
     for samples in range(1, 30):
         run(network, batch(rng, samples, 64))
-    assert len(network.chain(FUSED)._spare) <= _chain.SPARES
+    assert len(network.chain(FUSED)._spare) <= program.SPARES
 
 
 SCRIPT = """
 import os, signal, sys, threading, time, warnings
 import numpy as np
 from gbdnn import Linear, Network
-from gbdnn.backends import _chain, _crew
-_chain.WORTH, _crew.LONG = 1e-12, 0.0
+from gbdnn.backends.fused import program
+from gbdnn.backends.fused import helpers
+program.WORTH, helpers.LONG = 1e-12, 0.0
 rng = np.random.default_rng(0)
 layers = [Linear(np.rint(4 * rng.random((200, 200)) * (rng.random((200, 200)) < .1)), -1.0)] * 3
 network = Network([layers[0], "relu", layers[1], "relu", layers[2], "relu"])
@@ -436,7 +439,7 @@ def call(samples):
     return out
 
 wanted = {samples: call(samples) for samples in (1, 20, 40)}
-assert len(_crew._crew.helpers) == 1
+assert len(helpers._crew.helpers) == 1
 """
 
 
@@ -455,9 +458,9 @@ for _ in range(10):
     child = os.fork()  # in the middle of another thread's call
     if not child:
         signal.alarm(30)
-        assert not _crew._crew.helpers
+        assert not helpers._crew.helpers
         same = all(np.array_equal(call(n), wanted[n]) for n in wanted for _ in range(20))
-        os._exit(0 if same and len(_crew._crew.helpers) == 1 else 3)
+        os._exit(0 if same and len(helpers._crew.helpers) == 1 else 3)
     _, status = os.waitpid(child, 0)
     assert status == 0, status
 stop.set()

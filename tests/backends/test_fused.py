@@ -14,12 +14,12 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gbdnn.backends import _groups, fused
-from gbdnn.backends._roofline import Roofline, probe_roofline
 from gbdnn.backends.base import aligned_empty
-from gbdnn.backends.fused import FusedBackend, preferred_tile
+from gbdnn.backends.fused import backend, groups
+from gbdnn.backends.fused.backend import FusedBackend, preferred_tile
+from gbdnn.backends.fused.roofline import Roofline, probe_roofline
 from gbdnn.errors import DtypeError, InputError, ShapeError
-from gbdnn.sparse import CSR, as_csr
+from gbdnn.weights.csr import CSR, as_csr
 
 BACKEND = FusedBackend()
 
@@ -95,10 +95,10 @@ def random_weight(rng, shape, density, dtype, kind="scattered"):
 @pytest.fixture
 def always_split(monkeypatch):
     """Split even tiny work, in rows and in columns."""
-    monkeypatch.setattr(fused, "SMALL", 0)
-    monkeypatch.setattr(fused, "WIDE", 0)
-    monkeypatch.setattr(_groups, "BLOCK", 8)
-    monkeypatch.setattr(_groups, "MIN_PIECE", 0)
+    monkeypatch.setattr(backend, "SMALL", 0)
+    monkeypatch.setattr(backend, "WIDE", 0)
+    monkeypatch.setattr(groups, "BLOCK", 8)
+    monkeypatch.setattr(groups, "MIN_PIECE", 0)
 
 
 KINDS = ["scattered", "patterns", "iso", "dense"]
@@ -195,7 +195,7 @@ def test_a_collision_of_hashes_is_found(monkeypatch):
 
     weight = as_csr(np.eye(12, dtype=np.float32)[np.arange(24) % 12])
     Y = tile(np.arange(12.0).reshape(12, 1), np.float32)
-    monkeypatch.setattr(_groups.np.random, "default_rng", lambda seed: Zero())
+    monkeypatch.setattr(groups.np.random, "default_rng", lambda seed: Zero())
     out = run(weight, Y, np.zeros((), np.float32))
     np.testing.assert_array_equal(out, np.tile(Y, (2, 1)))
 
@@ -293,7 +293,7 @@ SCRIPT = """
 import logging, sys
 import numpy as np
 logging.basicConfig(level=logging.INFO, stream=sys.stdout)
-from gbdnn.backends.fused import FusedBackend
+from gbdnn.backends.fused.backend import FusedBackend
 FusedBackend().prepare(np.ones((2, 2), np.float32))
 """
 

@@ -10,11 +10,11 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gbdnn.backends import _fused_training
-from gbdnn.backends.fused import FusedBackend
+from gbdnn.backends.fused import products as training_products
+from gbdnn.backends.fused.backend import FusedBackend
 from gbdnn.errors import DtypeError, InputError, ShapeError
 from gbdnn.layers import Identity, ReLU, Tanh
-from gbdnn.sparse import CSR, as_csr
+from gbdnn.weights.csr import CSR, as_csr
 
 BACKEND = FusedBackend()
 DTYPES = [np.float32, np.float64]
@@ -147,7 +147,7 @@ def test_extreme_shapes(shape, dtype, rng):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_threads_change_no_bit(dtype, rng, monkeypatch):
-    monkeypatch.setattr(_fused_training, "SMALL", 0)
+    monkeypatch.setattr(training_products, "SMALL", 0)
     for shape in [(1, 9), (90, 70), (3, 200), (200, 3)]:
         w, Y, dZ, bias = case(rng, shape, 0.3, 3, 40, dtype)
         one = products(w, Y, dZ, bias, threads=1)
@@ -158,7 +158,7 @@ def test_threads_change_no_bit(dtype, rng, monkeypatch):
 
 
 def test_refresh_follows_the_values(rng, monkeypatch):
-    monkeypatch.setattr(_fused_training, "SMALL", 0)
+    monkeypatch.setattr(training_products, "SMALL", 0)
     for shape in [(60, 90), (1, 20), (20, 1), (10, 70_000)]:
         w, _, dZ, _ = case(rng, shape, 0.2 if shape[1] < 1000 else 0.01, 1, 16, np.float32)
         for threads in (1, 2, 3, 5):

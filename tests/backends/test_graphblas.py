@@ -11,17 +11,17 @@ from builders import random_csr, random_dense, run_script
 
 from gbdnn import CSR, ReLU, as_csr
 from gbdnn.backends import get_backend
-from gbdnn.backends._init import graphblas
 from gbdnn.backends.base import aligned_empty
-from gbdnn.backends.graphblas import lent
-from gbdnn.backends.reference import by_column, step
+from gbdnn.backends.graphblas.backend import lent
+from gbdnn.backends.graphblas.reference import by_column, step
+from gbdnn.backends.graphblas.start import graphblas
 from gbdnn.errors import BackendError
 
 BURBLE = """
 import sys
 import numpy as np, scipy.sparse as sp
 from gbdnn import CSR, Linear, Network, ReLU, as_csr
-from gbdnn.backends._init import graphblas
+from gbdnn.backends.graphblas.start import graphblas
 backend, dtype, iso = sys.argv[1], np.dtype(sys.argv[2]), sys.argv[3] == "iso"
 rng = np.random.default_rng(0)
 W = as_csr(sp.random_array((64, 64), density=0.2, rng=rng), dtype=dtype)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from gbdnn.bench import cli, peers, store
+from benchmarks import cli, peers, store
 
 TINY = (
     "--sizes", "64", "--densities", "0.1,1/16", "--batches", "4", "--threads", "1",
@@ -20,7 +20,7 @@ TINY = (
 
 
 def command(*words):
-    return [sys.executable, "-m", "gbdnn.cli", "bench", *map(str, words)]
+    return [sys.executable, "-m", "gbdnn.cli.main", "bench", *map(str, words)]
 
 
 def gbdnn(*words, **options):

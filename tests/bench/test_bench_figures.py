@@ -2,13 +2,13 @@
 
 import pytest
 
-from gbdnn.bench import store
-from gbdnn.bench.cells import grid
+from benchmarks import store
+from benchmarks.cells import grid
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("pandas")
 
-from gbdnn.bench import figures
+from benchmarks import figures
 from gbdnn.errors import DataUnavailableError, InputError
 
 

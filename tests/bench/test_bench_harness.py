@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from gbdnn.bench import cells, store
-from gbdnn.bench import harness as module
-from gbdnn.bench.cells import Cell, grid, needed_bytes
-from gbdnn.bench.harness import sweep, worker_environment
-from gbdnn.bench.timing import Timing
+from benchmarks import cells, store
+from benchmarks import harness as module
+from benchmarks.cells import Cell, grid, needed_bytes
+from benchmarks.harness import sweep, worker_environment
+from benchmarks.timing import Timing
 from gbdnn.errors import InputError, MemoryBudgetError
 
 QUICK = Timing(rounds=3, spread=1.0, min_time=0.0, max_time=0.01)

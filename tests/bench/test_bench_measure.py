@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gbdnn.bench import engines, peers, worker
-from gbdnn.bench.burble import kernels_of, read_burble
-from gbdnn.bench.cells import OPS, Cell
-from gbdnn.bench.oracle import compare
-from gbdnn.bench.timing import Timing, measure, median_spread
+from benchmarks import engines, peers, worker
+from benchmarks.burble import kernels_of, read_burble
+from benchmarks.cells import OPS, Cell
+from benchmarks.oracle import compare
+from benchmarks.timing import Timing, measure, median_spread
 
 QUICK = Timing(rounds=3, spread=1.0, min_time=0.0, max_time=0.01)
 CELL = Cell("graphblas", "forward", 96, 2, 0.1, 17, 1)

@@ -1,8 +1,8 @@
 """Speed as ratios between engines of one run; absolute seconds depend on the machine."""
 
-from gbdnn.bench.cells import grid
-from gbdnn.bench.harness import sweep
-from gbdnn.bench.timing import Timing
+from benchmarks.cells import grid
+from benchmarks.harness import sweep
+from benchmarks.timing import Timing
 
 
 def test_cost_follows_the_nonzeros(tmp_path):

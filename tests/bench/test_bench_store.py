@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from gbdnn.bench import store
+from benchmarks import store
 from gbdnn.errors import DataUnavailableError, InputError
 
 
@@ -48,7 +48,7 @@ def test_full_disk_leaves_old_results_intact(tmp_path):
     before = (tmp_path / store.NAME).read_bytes()
     code = f"""
 import resource
-from gbdnn.bench import store
+from benchmarks import store
 from gbdnn.errors import InputError
 resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) + 20}, {len(before) + 20}))
 try:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from gbdnn.bench import cli, training
-from gbdnn.bench.training import Case
+from benchmarks import cli, training
+from benchmarks.training import Case
 from gbdnn.errors import BackendError, InputError, UnknownNameError
 
 TINY = {"widths": (20, 30, 5), "batch": 8, "threads": 1, "seconds": 0.01}

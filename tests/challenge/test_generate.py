@@ -13,8 +13,8 @@ from support import SHARED, needs_shared
 from gbdnn.challenge.files import write_layer
 from gbdnn.challenge.generate import LAYERS, NEURONS, Spec, layers
 from gbdnn.errors import InputError
-from gbdnn.sparse import CSR
 from gbdnn.topology import radix_net
+from gbdnn.weights.csr import CSR
 
 SMALL = Spec(1024, 120)
 

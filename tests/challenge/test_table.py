@@ -75,7 +75,7 @@ def test_a_damaged_checkpoint_counts_as_none(tmp_path, small_chunks, monkeypatch
 
 
 def gbdnn(*words):
-    command = [sys.executable, "-m", "gbdnn.cli", *map(str, words)]
+    command = [sys.executable, "-m", "gbdnn.cli.main", *map(str, words)]
     environment = os.environ | {"GBDNN_CACHE_DIR": str(words[3])}
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
 

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 
 from gbdnn import CSR, Linear, Network, ReLU, as_csr, transpose
 from gbdnn.backends import get_backend
-from gbdnn.backends._init import graphblas
+from gbdnn.backends.graphblas.start import graphblas
 from gbdnn.errors import (
     DtypeError,
     InputError,

@@ -24,8 +24,8 @@ from gbdnn.errors import (
     InputError,
     MemoryBudgetError,
 )
-from gbdnn.files import read_tensors, write_tensors
-from gbdnn.modelfiles import load, network_to_tensors
+from gbdnn.files.tensors import read_tensors, write_tensors
+from gbdnn.interchange.models import load, network_to_tensors
 
 CASES: dict[str, tuple[Callable[[], Any], type[Exception] | None]] = {}
 TOP = 2**63

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gbdnn import as_csr
-from gbdnn.backends._init import graphblas
+from gbdnn.backends.graphblas.start import graphblas
 from gbdnn.pruning._patterns import places_of
 from gbdnn.pruning.growth import absent, largest_absent, random_absent
 from gbdnn.topology import erdos_renyi
@@ -152,9 +152,9 @@ BIG = """
 import resource, sys
 import numpy as np
 from types import SimpleNamespace
-from gbdnn.memory import peak_rss_bytes
+from gbdnn.machine import peak_rss_bytes
 from gbdnn.pruning import sparsifier, Periodic, RigL
-from gbdnn.sparse import CSR
+from gbdnn.weights.csr import CSR
 from gbdnn.topology import erdos_renyi
 
 n, entries, width = 200_000, 1_000_000, int(sys.argv[2])

@@ -9,8 +9,8 @@ import pytest
 from builders import random_dense, random_network
 
 from gbdnn import CSR, Linear, Network
+from gbdnn.data.inputs import as_inputs
 from gbdnn.errors import DtypeError, GbdnnError, InputError, ShapeError, UnknownNameError
-from gbdnn.inputs import as_inputs
 from gbdnn.layers import LOSSES
 from gbdnn.pruning import (
     NM,

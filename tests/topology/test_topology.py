@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gbdnn.errors import DtypeError, GbdnnError, InputError, ShapeError, UnknownNameError
-from gbdnn.sparse import CSR
 from gbdnn.topology import erdos_renyi, erk_densities, initialise, mixed_radix, radix_net
+from gbdnn.weights.csr import CSR
 
 
 def check(matrix: CSR) -> CSR:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from trainings import assert_same, classifier, digits, state_of, stop_at, without_time
 
 from gbdnn.errors import DataUnavailableError, FileFormatError, InputError
-from gbdnn.files import read_tensors, write_tensors
+from gbdnn.files.tensors import read_tensors, write_tensors
 from gbdnn.pruning import Periodic, RigL, Sparsifier
 from gbdnn.training import SGD, Adam, AdamW, Constant, EarlyStopping, Trainer
 from gbdnn.training.states import decode, encode

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from trainings import classifier
 
 from gbdnn import Linear, Network
+from gbdnn.data.batches import ArrayBatches, StreamBatches, take
+from gbdnn.data.inputs import BitInputs, DenseInputs, SparseInputs, as_inputs
+from gbdnn.data.samples import as_targets, as_weights, class_factors, samples
 from gbdnn.errors import DtypeError, InputError, NonFiniteError, ShapeError
-from gbdnn.functional import Loss
-from gbdnn.inputs import BitInputs, DenseInputs, SparseInputs, as_inputs
 from gbdnn.layers import LOSSES
-from gbdnn.training.data import ArrayBatches, StreamBatches, take
+from gbdnn.layers.functional import Loss
 from gbdnn.training.model import Model
-from gbdnn.training.samples import as_targets, as_weights, class_factors, samples
 
 F4 = np.dtype(np.float32)
 CLASSES, VALUES = LOSSES["cross_entropy"], LOSSES["mse"]

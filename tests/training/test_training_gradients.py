@@ -12,7 +12,7 @@ from builders import ALL, THREADS, random_csr, random_dense
 from gradients import check_gradient
 
 from gbdnn import Linear, Network, layers
-from gbdnn.inputs import as_inputs
+from gbdnn.data.inputs import as_inputs
 from gbdnn.layers import LOSSES, Dropout
 from gbdnn.training.model import Model
 

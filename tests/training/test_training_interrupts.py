@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from trainings import assert_same, classifier, digits, state_of
 
-from gbdnn import files
 from gbdnn.errors import TrainingInterrupted
+from gbdnn.files import tensors
 from gbdnn.pruning import SET, Periodic, Sparsifier
 from gbdnn.training import Adam, Trainer
 from gbdnn.training.interrupts import uninterrupted
@@ -129,7 +129,7 @@ def test_a_second_one_while_saving(monkeypatch, tmp_path):
 
 def test_while_a_checkpoint_is_written_in_the_training(monkeypatch, tmp_path):
     X, y = samples()
-    write = files.os.replace
+    write = tensors.os.replace
     left = [2]
 
     def replace(*names):

@@ -8,10 +8,10 @@ from builders import run_script
 SCRIPT = """
 import numpy as np
 from gbdnn import Linear, Network, Trainer
-from gbdnn.inputs import as_inputs
-from gbdnn.memory import peak_rss_bytes
+from gbdnn.data.inputs import as_inputs
+from gbdnn.machine import peak_rss_bytes
 from gbdnn.topology import erdos_renyi
-from gbdnn.training.data import Batch
+from gbdnn.data.batches import Batch
 from gbdnn.training.loop import Training
 
 N, NNZ, BATCH = 1_000_000, 50_000_000, 16

@@ -18,8 +18,8 @@ from gbdnn.errors import (
     UnknownNameError,
 )
 from gbdnn.pruning import Periodic, sparsifier
-from gbdnn.sparse import places
 from gbdnn.training import SGD, AdamW, Cosine, EarlyStopping, StepDecay, Trainer
+from gbdnn.weights.csr import places
 
 
 def accuracy(network, X, y):
@@ -182,7 +182,7 @@ def test_equal_settings_equal_bits(backend):
 
 @pytest.mark.parametrize("name", ["static", "rigl"])
 def test_the_fused_backend_does_not_depend_on_threads(name, monkeypatch):
-    monkeypatch.setattr("gbdnn.training._updates.SMALL", 0)
+    monkeypatch.setattr("gbdnn.backends.elementwise.SMALL", 0)
     monkeypatch.setattr("gbdnn.training.model.check_threads", lambda threads: threads)
     X, y = digits()
     network = classifier(hidden=96, dropout=0.2)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gbdnn.backends import elementwise
 from gbdnn.errors import DtypeError, InputError, ShapeError
-from gbdnn.training import _updates
 
 DTYPES = [np.float32, np.float64]
 DECAYS = [0.0, 0.1]
@@ -42,7 +42,7 @@ def test_adam(dtype, decoupled, decay, rng):
     exact = [a.astype(np.float64) for a in (w, m, v)]
     settings_ = (0.01, 0.9, 0.999, 1e-8)
     for step in range(1, 6):
-        _updates.adam(w, g, m, v, *settings_, step, decay, decoupled)
+        elementwise.adam(w, g, m, v, *settings_, step, decay, decoupled)
         rest = (*settings_, step, decay, decoupled)
         exact = exact_adam(exact[0], g.astype(np.float64), *exact[1:], *rest)
         for found, right in zip((w, m, v), exact, strict=True):
@@ -53,7 +53,7 @@ def test_adam(dtype, decoupled, decay, rng):
 def test_the_check_notices_one_part_in_a_thousand(rng):
     w, g = vectors(rng, 1003, np.float32, 2)
     before, (m, v) = w.astype(np.float64), np.zeros((2, 1003), np.float32)
-    _updates.adam(w, g, m, v, 0.01 * 1.001, 0.9, 0.999, 1e-8, 1, 0.0, False)
+    elementwise.adam(w, g, m, v, 0.01 * 1.001, 0.9, 0.999, 1e-8, 1, 0.0, False)
     zero = np.zeros(1003)
     exact = exact_adam(before, g.astype(np.float64), zero, zero, 0.01, 0.9, 0.999, 1e-8, 1, 0, 0)
     with pytest.raises(AssertionError):
@@ -68,7 +68,7 @@ def test_momentum(dtype, nesterov, decay, rng):
     u = np.zeros_like(w)
     W, U = w.astype(np.float64), u.astype(np.float64)
     for _ in range(4):
-        _updates.sgd(w, g, u, 0.05, 0.9, nesterov, decay)
+        elementwise.sgd(w, g, u, 0.05, 0.9, nesterov, decay)
         step = 0.05 * (g + decay * W)
         U = 0.9 * U - step
         W = W + (0.9 * U - step if nesterov else U)
@@ -80,7 +80,7 @@ def test_momentum(dtype, nesterov, decay, rng):
 def test_plain_descent(dtype, rng):
     w, g = vectors(rng, 100, dtype, 2)
     exact = w - 0.05 * (g.astype(np.float64) + 0.1 * w)
-    _updates.sgd(w, g, None, 0.05, 0.0, False, 0.1)
+    elementwise.sgd(w, g, None, 0.05, 0.0, False, 0.1)
     assert_close(w, exact, dtype)
 
 
@@ -91,7 +91,7 @@ def test_relu_backward(dtype, bounds, rng):
     Y = np.clip(Y, *bounds)
     Y[0, 0, 0] = np.nan
     expected = np.where((bounds[0] < Y) & (bounds[1] > Y), dY, 0)
-    _updates.relu_backward(Y, dY, *bounds)
+    elementwise.relu_backward(Y, dY, *bounds)
     np.testing.assert_array_equal(dY, expected)
 
 
@@ -104,24 +104,24 @@ def test_relu_backward(dtype, bounds, rng):
 def test_row_sums(seed, shape, dtype):
     dZ = np.random.default_rng(seed).standard_normal(shape).astype(dtype)
     out = np.full(shape[1], np.nan, dtype)
-    _updates.row_sums(dZ, out)
+    elementwise.row_sums(dZ, out)
     exact, size = dZ.sum((0, 2), dtype=np.longdouble), abs(dZ).sum((0, 2))
     bound = (shape[0] * shape[2] + 2) * np.finfo(dtype).eps * size
     assert (abs(out - exact) <= bound).all()
 
 
 def test_threads_change_no_bit(rng, monkeypatch):
-    monkeypatch.setattr(_updates, "SMALL", 0)
+    monkeypatch.setattr(elementwise, "SMALL", 0)
     for count in (1, 5, 1000):
         found = []
         for threads in (1, 2, 3):
             w, g, m, v = vectors(np.random.default_rng(1), count, np.float32, 4)
             v = abs(v)
-            _updates.adam(w, g, m, v, 0.01, 0.9, 0.999, 1e-8, 3, 0.1, True, threads)
-            _updates.sgd(w, g, m, 0.1, 0.9, True, 0.1, threads)
-            _updates.relu_backward(w, g, 0, 1, threads)
+            elementwise.adam(w, g, m, v, 0.01, 0.9, 0.999, 1e-8, 3, 0.1, True, threads)
+            elementwise.sgd(w, g, m, 0.1, 0.9, True, 0.1, threads)
+            elementwise.relu_backward(w, g, 0, 1, threads)
             sums = np.empty(count, np.float32)
-            _updates.row_sums(np.stack([w, g])[:, :, None].repeat(33, 2), sums, threads)
+            elementwise.row_sums(np.stack([w, g])[:, :, None].repeat(33, 2), sums, threads)
             found.append(np.concatenate([w, g, m, v, sums]))
         np.testing.assert_array_equal(found[0], found[1])
         np.testing.assert_array_equal(found[0], found[2])
@@ -129,9 +129,9 @@ def test_threads_change_no_bit(rng, monkeypatch):
 
 def test_empty_parameters():
     empty = np.empty(0, np.float32)
-    _updates.adam(empty, empty, empty, empty, 0.01, 0.9, 0.999, 1e-8, 1, 0.0, False, 2)
-    _updates.sgd(empty, empty, None, 0.01, 0.0, False, 0.0, 2)
-    _updates.relu_backward(empty, empty, 0, 1)
+    elementwise.adam(empty, empty, empty, empty, 0.01, 0.9, 0.999, 1e-8, 1, 0.0, False, 2)
+    elementwise.sgd(empty, empty, None, 0.01, 0.0, False, 0.0, 2)
+    elementwise.relu_backward(empty, empty, 0, 1)
 
 
 def test_arrays_that_do_not_fit_are_refused(rng):
@@ -141,7 +141,7 @@ def test_arrays_that_do_not_fit_are_refused(rng):
     frozen.flags.writeable = False
 
     def adam(w, g, m, v, step=1):
-        _updates.adam(w, g, m, v, 0.1, 0.9, 0.999, 1e-8, step, 0.0, False)
+        elementwise.adam(w, g, m, v, 0.1, 0.9, 0.999, 1e-8, step, 0.0, False)
 
     for error, call in [
         (ShapeError, lambda: adam(w, g[1:], m, v)),
@@ -151,12 +151,12 @@ def test_arrays_that_do_not_fit_are_refused(rng):
         (InputError, lambda: adam(frozen, g, m, v)),
         (InputError, lambda: adam(np.repeat(w, 2)[::2], g, m, v)),
         (InputError, lambda: adam(w, g, m, v, step=0)),
-        (ShapeError, lambda: _updates.sgd(w, g, m[1:], 0.1, 0.9, False, 0.0)),
-        (ShapeError, lambda: _updates.relu_backward(w, g[1:], 0, 1)),
-        (InputError, lambda: _updates.relu_backward(g, frozen, 0, 1)),
-        (ShapeError, lambda: _updates.row_sums(np.zeros((2, 9, 4), np.float32), w)),
-        (DtypeError, lambda: _updates.row_sums(np.zeros((2, 10, 4)), w)),
-        (InputError, lambda: _updates.row_sums(np.zeros((2, 10, 4), np.float32), frozen)),
+        (ShapeError, lambda: elementwise.sgd(w, g, m[1:], 0.1, 0.9, False, 0.0)),
+        (ShapeError, lambda: elementwise.relu_backward(w, g[1:], 0, 1)),
+        (InputError, lambda: elementwise.relu_backward(g, frozen, 0, 1)),
+        (ShapeError, lambda: elementwise.row_sums(np.zeros((2, 9, 4), np.float32), w)),
+        (DtypeError, lambda: elementwise.row_sums(np.zeros((2, 10, 4)), w)),
+        (InputError, lambda: elementwise.row_sums(np.zeros((2, 10, 4), np.float32), frozen)),
     ]:
         with pytest.raises(error):
             call()

@@ -1,0 +1,375 @@
+"""The figures of a sweep, as PNG and SVG files. Okabe and Ito's colours, one marker per engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+from benchmarks import store
+from benchmarks.cells import DENSE
+from gbdnn.errors import DataUnavailableError, InputError, MissingDependencyError
+
+__all__ = ["FIGURES", "crossover", "plot"]
+
+# Okabe and Ito 2008; yellow is left out, as it is too pale for lines on white
+STYLES = {
+    "fused": ("#D55E00", "o"),
+    "graphblas": ("#0072B2", "s"),
+    "graphblas-reference": ("#56B4E9", "D"),
+    "dense": ("#000000", "X"),
+    "auto": ("#CC79A7", "P"),
+    "torch-csr": ("#009E73", "^"),
+    "torch-dense": ("#666666", "v"),
+    "scipy": ("#E69F00", "<"),
+    "mkl": ("#7F3C8D", ">"),
+}
+FALLBACK = (("#0072B2", "h"), ("#D55E00", "8"), ("#009E73", "p"), ("#CC79A7", "*"))
+PEERS = frozenset({"torch-csr", "torch-dense", "scipy", "mkl"})  # drawn with hollow markers
+CASE = ["op", "size", "layers", "batch", "threads", "dtype"]
+WIDTH, HEIGHT = 4.6, 3.7  # inches of one panel
+
+
+def plot(folder: Path | str, out: Path | str) -> list[Path]:
+    """Draw all figures of the results in a folder.
+
+    Parameters
+    ----------
+    folder : path
+        What ``gbdnn bench sweep --out`` wrote.
+    out : path
+        Folder for the files, made if absent.
+
+    Returns
+    -------
+    list of Path
+        Per figure a PNG and an SVG; a figure for which there is no data is left out.
+
+    Raises
+    ------
+    MissingDependencyError
+        Without matplotlib or pandas.
+    DataUnavailableError
+        If no cell was measured.
+    InputError
+        If `out` cannot be written.
+    """
+    plt = _matplotlib()
+    frame = store.load(folder)
+    frame = frame[frame["status"] == "ok"]
+    if frame.empty:
+        fix = "See `reason` in the records."
+        raise DataUnavailableError("folder", "measured cells", "only skipped or failed", fix)
+    frame = frame.assign(inverse=1 / frame["density"])
+    written: list[Path] = []
+    try:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        for name, draw in FIGURES.items():
+            with plt.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3}):
+                figure = draw(plt, frame)
+                if figure is not None:
+                    written += _save(plt, figure, Path(out) / name)
+    except OSError as error:
+        got = f"{error.filename or out}: {error.strerror}"
+        raise InputError("out", "a folder that can be written", got) from error
+    return written
+
+
+def crossover(inverse: Any, sparse: Any, dense: float) -> float | None:
+    """Return the inverse sparsity from which on `sparse` is faster than `dense`, interpolated.
+
+    Parameters
+    ----------
+    inverse, sparse : sequence of float
+        Inverse sparsity, ascending, and the seconds there.
+    dense : float
+        Seconds of the dense engine, which do not depend on sparsity.
+
+    Returns
+    -------
+    float or None
+        The last crossing, on logarithmic scales; None if the lines do not cross.
+    """
+    from math import exp, log
+
+    pairs = list(zip(inverse, sparse, strict=True))
+    for (x0, y0), (x1, y1) in reversed(list(pairwise(pairs))):
+        if y0 > dense >= y1:
+            part = log(y0 / dense) / log(y0 / y1)
+            return exp(log(x0) + part * log(x1 / x0))
+    return None
+
+
+def draw_time(plt: Any, frame: Any) -> Any:
+    """Time, and memory beside it, against inverse sparsity; a row per size (K17's figure)."""
+    op, batch, layers = _main_case(frame)
+    part = frame[(frame["op"] == op) & (frame["batch"] == batch) & (frame["layers"] == layers)]
+    sizes = sorted(part["size"].unique())
+    figure, axes = _panels(plt, len(sizes), 2, sharex=True)
+    for (left, right), size in zip(axes, sizes, strict=True):
+        here = part[part["size"] == size]
+        reference, rings = _dense_line(left, here, "seconds", 1e3), 0
+        _dense_line(right, here, "weight_bytes", 2.0**-20)
+        for engine, lines in _sparse_engines(here):
+            _line(left, engine, lines["inverse"], lines["seconds"] * 1e3, lines, 1e3)
+            _line(right, engine, lines["inverse"], lines["weight_bytes"] / 2**20)
+            if reference is not None and _mark_crossover(left, engine, lines, reference, rings):
+                rings += 1
+        left.set(ylabel="time (ms)", title=f"{_shape(size, layers)}: time")
+        right.set(ylabel="weights (MiB)", title=f"{_shape(size, layers)}: memory of the weights")
+        for axis in (left, right):
+            _inverse_axis(axis, here["inverse"], last=size == sizes[-1])
+    names = f"{_of_op(op)}, batch {batch}; rings: crossover with the fastest dense engine"
+    _finish(figure, names, frame)
+    return figure
+
+
+def draw_speedup(plt: Any, frame: Any) -> Any:
+    """Speed-up over the dense engine of the same case, by density; None without a dense engine."""
+    rows = []
+    for case, here in frame.groupby(CASE):
+        dense = here[here["engine"] == "dense"]["seconds"]
+        if len(dense):
+            others = here[here["engine"] != "dense"]
+            if len(others):
+                rows.append((case, others.assign(speedup=dense.median() / others["seconds"])))
+    return _by_case(plt, frame, rows, "speedup", "speed-up over dense (times)", one=True)
+
+
+def draw_rate(plt: Any, frame: Any) -> Any:
+    """GEdge/s by density, with the machine's limits as lines."""
+    sparse = frame[~frame["engine"].isin(DENSE)]
+    rows = [(case, here) for case, here in sparse.groupby(CASE)]
+    return _by_case(plt, frame, rows, "gedge_per_s", "GEdge/s (non-zeros x samples)", limits=True)
+
+
+def draw_roofline(plt: Any, frame: Any) -> Any:
+    """The part of the machine's limit that each engine reaches; dense ones by all places."""
+    if "roofline_fraction" not in frame or frame["roofline_fraction"].isna().all():
+        return None
+    frame = frame.assign(percent=100 * frame["roofline_fraction"].astype(float))
+    rows = [(case, here) for case, here in frame.groupby(CASE)]
+    return _by_case(plt, frame, rows, "percent", "part of the roofline (%)")
+
+
+def draw_memory(plt: Any, frame: Any) -> Any:
+    """Bytes of the weights, and the worker's peak, by density; a column per size and depth."""
+    cases = list(frame.groupby(["size", "layers"]))
+    figure, axes = _panels(plt, 2, len(cases))
+    fields = ((axes[0], "weight_bytes", "weights (MiB)"), (axes[1], "peak_rss_bytes", "peak (MiB)"))
+    for row, field, label in fields:
+        for axis, ((size, layers), here) in zip(row, cases, strict=True):
+            for engine, part in here.groupby("engine"):
+                middle = part.groupby("inverse")[field].median() / 2**20
+                _line(axis, engine, middle.index, middle)
+            axis.set(ylabel=label, title=_shape(size, layers))
+            _inverse_axis(axis, here["inverse"])
+            if field == "peak_rss_bytes":  # mostly the libraries' code: no range of decades
+                axis.set_yscale("linear")
+                axis.set_ylim(bottom=0)
+    note = "above: weights as the engine holds them; below: peak of its process, libraries included"
+    _finish(figure, note, frame)
+    return figure
+
+
+FIGURES: dict[str, Callable[[Any, Any], Any]] = {
+    "time": draw_time,
+    "speedup": draw_speedup,
+    "rate": draw_rate,
+    "roofline": draw_roofline,
+    "memory": draw_memory,
+}
+
+
+# -- parts of figures ------------------------------------------------------------------------------
+
+
+def _by_case(
+    plt: Any, frame: Any, rows: list[Any], field: str, label: str, *, one: bool = False,
+    limits: bool = False,
+) -> Any:  # fmt: skip
+    """Draw `field` against inverse sparsity: a panel per case, at most four beside each other."""
+    if not rows:
+        return None
+    columns = min(len(rows), 4)
+    figure, axes = _panels(plt, -(-len(rows) // columns), columns)
+    flat = [axis for row in axes for axis in row]
+    for axis in flat[len(rows) :]:
+        axis.set_visible(False)
+    for axis, (case, here) in zip(flat, rows, strict=False):
+        for engine, part in here.groupby("engine"):
+            part = part.sort_values("inverse")
+            _line(axis, engine, part["inverse"], part[field])
+        if one:
+            axis.axhline(1, color=STYLES["dense"][0], linestyle="--", linewidth=1.2)
+        if limits:
+            _limit_lines(axis, here)
+        op, size, layers, batch, threads, _ = case
+        axis.set(
+            ylabel=label, title=f"{_shape(size, layers)}, batch {batch}\n{op}, {_cores(threads)}"
+        )
+        _inverse_axis(axis, here["inverse"])
+    _finish(figure, "", frame)
+    return figure
+
+
+def _limit_lines(axis: Any, here: Any) -> None:
+    if "roofline.fma_all" not in here:
+        return
+    threads = int(here["threads"].iloc[0])
+    for name, label in (("fma", "arithmetic"), ("l1", "L1"), ("l2", "L2")):
+        one, both = (here[f"roofline.{name}_{which}"].median() for which in ("one", "all"))
+        limit = min(threads * one, both)
+        if limit == limit:
+            axis.axhline(limit, color="#999999", linestyle=":", linewidth=1)
+            axis.annotate(
+                label, (0.01 if name == "l1" else 0.99, limit), va="bottom", fontsize=7,
+                xycoords=("axes fraction", "data"), ha="left" if name == "l1" else "right",
+                color="#555555",
+            )  # fmt: skip
+
+
+def _main_case(frame: Any) -> tuple[str, int, int]:
+    """Return op, batch and layers of the first figure: batch 64 if there is one."""
+    counts = frame.groupby(["op", "layers"]).size()
+    op, layers = counts.idxmax()
+    batches = frame[(frame["op"] == op) & (frame["layers"] == layers)]["batch"]
+    return op, 64 if (batches == 64).any() else int(batches.mode()[0]), int(layers)
+
+
+def _sparse_engines(here: Any) -> Iterable[tuple[str, Any]]:
+    for engine, part in here[~here["engine"].isin(DENSE)].groupby("engine"):
+        yield engine, part.sort_values("inverse")
+
+
+def _dense_line(axis: Any, here: Any, field: str, factor: float) -> float | None:
+    """Draw a horizontal line per dense engine; return the lowest, None if there is none."""
+    lowest = None
+    for engine, part in here[here["engine"].isin(DENSE)].groupby("engine"):
+        middle = float(part[field].median())
+        color, _ = STYLES[engine]
+        style = "--" if engine == "dense" else "-."
+        axis.axhline(middle * factor, color=color, linestyle=style, linewidth=1.5, label=engine)
+        lowest = middle if lowest is None else min(lowest, middle)
+    return lowest
+
+
+def _mark_crossover(axis: Any, engine: str, lines: Any, dense: float, number: int) -> bool:
+    """Put a ring with the inverse sparsity where a line crosses the dense one, if it does."""
+    at = crossover(lines["inverse"], lines["seconds"], dense)
+    if at is None:
+        return False
+    color = _style(engine)[0]
+    axis.plot(
+        [at], [dense * 1e3], "o", markersize=11, fillstyle="none", markeredgewidth=1.5,
+        color=color, zorder=5,
+    )  # fmt: skip
+    axis.annotate(
+        f"{at:.1f}", (at, dense * 1e3), xytext=(14, 7 + 11 * number), textcoords="offset points",
+        color=color, fontsize=8,
+    )  # fmt: skip
+    return True
+
+
+def _line(axis: Any, engine: str, x: Any, y: Any, spread: Any = None, factor: float = 1.0) -> None:
+    color, marker = _style(engine)
+    dashes = "--" if engine in DENSE else "-"
+    axis.plot(
+        x, y, color=color, marker=marker, linestyle=dashes, label=engine, markersize=6,
+        linewidth=1.2, fillstyle="none" if engine in PEERS else "full",
+    )  # fmt: skip
+    if spread is not None:
+        low, high = spread["seconds_p25"] * factor, spread["seconds_p75"] * factor
+        axis.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
+
+
+def _style(engine: str) -> tuple[str, str]:
+    return STYLES.get(engine) or FALLBACK[sum(engine.encode()) % len(FALLBACK)]
+
+
+def _inverse_axis(axis: Any, inverse: Any, *, last: bool = True) -> None:
+    """Logarithmic axes; x has powers of two as ticks if the densities are such."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
+    values = sorted(set(inverse))
+    axis.set_xticks(values if len(values) <= 10 else values[::2])
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    low, high = axis.get_ylim()
+    narrow = high < 100 * low  # hardly a power of ten in sight: label 2 and 5 as well
+    axis.yaxis.set_minor_formatter(FuncFormatter(_two_or_five) if narrow else NullFormatter())
+    axis.tick_params(axis="x", rotation=45 if len(values) > 6 else 0, labelbottom=True)
+    if last:
+        axis.set_xlabel("inverse sparsity (1 / density)")
+
+
+def _two_or_five(value: float, _: Any = None) -> str:
+    return f"{value:g}" if f"{value:e}"[0] in "25" else ""
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value - round(value)) < 0.05 or value > 20 else f"{value:.1f}"
+
+
+def _panels(plt: Any, rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
+    size = (WIDTH * columns, HEIGHT * rows + 0.6)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=size, squeeze=False, layout="constrained", **options
+    )
+    return figure, axes
+
+
+def _finish(figure: Any, title: str, frame: Any) -> None:
+    """One legend for all panels; below it what was measured on what."""
+    entries: dict[str, Any] = {}
+    for axis in figure.axes:
+        handles, labels = axis.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+    order = [name for name in STYLES if name in entries] + sorted(set(entries) - set(STYLES))
+    columns = max(int(figure.get_figwidth() / 1.5), 1)
+    figure.legend(
+        [entries[name] for name in order], order, loc="outside upper center",
+        ncols=min(len(order), columns), frameon=False,
+    )  # fmt: skip
+    first = frame.iloc[0]
+    machine = f"{first['machine.processor']}, {_cores(int(first['threads']))}"
+    versions = f"gbdnn {first['versions.gbdnn']}, {first['dtype']}"
+    lines = [line for line in (title, f"{machine}, {versions}; medians") if line]
+    width = int(16 * figure.get_figwidth())  # characters of this size
+    text = "\n".join(fill(line, width) for line in lines)
+    figure.supxlabel(text, fontsize=8, color="#444444")
+
+
+def _shape(size: int, layers: int) -> str:
+    return f"{layers} layer{'s' if layers > 1 else ''} of {size} x {size}"
+
+
+def _cores(threads: int) -> str:
+    return f"{threads} thread{'s' if threads > 1 else ''}"
+
+
+def _of_op(op: str) -> str:
+    return {"affine": "h(W Y + b)", "forward": "whole network", "predict": "predict"}[op]
+
+
+def _save(plt: Any, figure: Any, stem: Path) -> list[Path]:
+    paths = [stem.with_suffix(suffix) for suffix in (".png", ".svg")]
+    for path in paths:
+        figure.savefig(path, dpi=150)
+    plt.close(figure)
+    return paths
+
+
+def _matplotlib() -> Any:
+    try:
+        from matplotlib import pyplot
+    except ImportError:
+        raise MissingDependencyError(
+            "benchmarks.plot", "matplotlib", "no such package", "Run: pip install 'gbdnn[bench]'"
+        ) from None
+    return pyplot

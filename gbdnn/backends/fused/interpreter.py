@@ -1,0 +1,345 @@
+"""The compiled walk of a small batch through all layers; see `_chain`, which writes what it reads.
+
+Addresses are int64. What is read and written, and how, is in the words of the job and in the
+program; `_chain` has checked every shape.
+"""
+
+# mypy: disable-error-code="attr-defined,call-arg,call-overload,no-untyped-call"
+# mypy: disable-error-code="no-untyped-def,var-annotated"
+# numba's own annotations do not know what compiled code may do.
+
+from __future__ import annotations
+
+import zlib
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numba import carray, cfunc, from_dtype, int64, types, uint32, uint64
+
+from gbdnn.backends.fused import helpers, instructions, kernels
+from gbdnn.backends.fused.helpers import (
+    BAD,
+    BLOCKS,
+    PHASES,
+    WORDS,
+    await_phase,
+    finished,
+    inner,
+    take,
+)
+from gbdnn.backends.fused.instructions import (
+    call_six,
+    dot,
+    dot_four,
+    fetch,
+    load,
+    pointer,
+    put,
+    store,
+    transpose_square,
+)  # fmt: skip
+from gbdnn.backends.fused.kernels import GROUP, HEADER, jit, layer
+
+# Words of a job, after those of `_crew`. "Source" and "target" are the caller's arrays; a row is a
+# feature, a column is a sample, as in Y.
+(PROGRAM, BOUNDS, LAYERS, TILED, SOURCE, SOURCE_ROW, SOURCE_COLUMN, TARGET, TARGET_ROW,
+ TARGET_COLUMN, COUNT, WIDTH, LANES, BUFFERS, BUFFER_BYTES, LOADS, CHECK, IN_PLACE,
+ OUT_PLACE, KERNEL) = range(8, 28)  # fmt: skip
+# A program begins with the places of its layers. Words of a layer, then come its parts:
+(PIECES, BIAS, BIAS_LENGTH, IN, OUT), LAYER_WORDS = range(5), 5
+# Words of a part, then come the cuts between its blocks:
+(ROWS, ISO, TABLE, INDICES, VALUES, RESUME, STRIP, FINAL), PART_WORDS = range(8), 8
+
+
+@inner
+def participate(job, me, real, index):
+    """Take part in a job as number `me`."""
+    word = carray(pointer(job), WORDS, int64)
+    if me == 0 and word[IN_PLACE] and word[CHECK]:  # nobody loads what is read where it lies
+        program = carray(pointer(word[PROGRAM]), 1 << 40, int64)
+        if not _finite(word[SOURCE], 0, 1, program[program[0] + IN], real):
+            put(job + 8 * BAD, 1)
+    for phase in range(word[PHASES]):
+        done = 0
+        while True:
+            block = take(job, phase, me)
+            if block < 0:
+                break
+            if fetch(job + 8 * BAD) == 0:
+                if word[TILED]:
+                    _tile(job, block, me, real, index)
+                else:
+                    _rows(job, phase, block, real, index)
+            done += 1
+        if done:
+            finished(job, phase, done)
+        await_phase(job, phase)
+        if fetch(job + 8 * BAD):
+            break
+
+
+@inner
+def _rows(job, phase, block, real, index):
+    """Do one block of one phase of a job by rows."""
+    word = carray(pointer(job), WORDS, int64)
+    program = carray(pointer(word[PROGRAM]), 1 << 40, int64)
+    count, layers, number = word[COUNT], word[LAYERS], phase - word[LOADS]
+    columns = _padded(count, word[LANES])
+    if number < 0:
+        first, last = _range(program[program[0] + IN], block, word[BLOCKS])
+        _load(job, first, last, 0, count, columns, word[BUFFERS], real)
+    elif number < layers:
+        y = word[BUFFERS] + (number & 1) * word[BUFFER_BYTES]
+        out = word[BUFFERS] + (1 - (number & 1)) * word[BUFFER_BYTES]
+        if number == 0 and word[IN_PLACE]:
+            y = word[SOURCE]
+        if number == layers - 1 and word[OUT_PLACE]:
+            out = word[TARGET]
+        call_six(word[KERNEL], job, number, block, y, out, columns)
+    else:
+        first, last = _range(program[program[layers - 1] + OUT], block, word[BLOCKS])
+        y = word[BUFFERS] + (layers & 1) * word[BUFFER_BYTES]
+        _store(job, first, last, 0, count, columns, y, real)
+
+
+@inner
+def _tile(job, block, me, real, index):
+    """Take one tile through all layers."""
+    word = carray(pointer(job), WORDS, int64)
+    program = carray(pointer(word[PROGRAM]), 1 << 40, int64)
+    left = block * word[WIDTH]
+    right = min(left + word[WIDTH], word[COUNT])
+    columns, layers = _padded(right - left, word[LANES]), word[LAYERS]
+    front = word[BUFFERS] + 2 * me * word[BUFFER_BYTES]
+    back = front + word[BUFFER_BYTES]
+    _load(job, 0, program[program[0] + IN], left, right, columns, front, real)
+    if fetch(job + 8 * BAD):
+        return
+    for number in range(layers):
+        call_six(word[KERNEL], job, number, 0, front, back, columns)
+        front, back = back, front
+    _store(job, 0, program[program[layers - 1] + OUT], left, right, columns, front, real)
+
+
+@inner
+def _size(kind):
+    """Return the bytes of a number."""
+    return np.int64(carray(pointer(0), 1, kind).itemsize)
+
+
+@inner
+def _padded(width, lanes):
+    return (width + lanes - 1) // lanes * lanes
+
+
+@inner
+def _range(features, block, blocks):
+    """Return the features of a block; ranges begin at whole squares of the transposition."""
+    first = block * features // blocks // 16 * 16
+    last = features if block == blocks - 1 else (block + 1) * features // blocks // 16 * 16
+    return first, last
+
+
+@inner
+def _layer(job, number, block, y, out, columns, real, index):
+    """Compute a block of rows of a layer, from address `y` to address `out`."""
+    word = carray(pointer(job), WORDS, int64)
+    program = carray(pointer(word[PROGRAM]), 1 << 40, int64)
+    bounds = carray(pointer(word[BOUNDS]), 2 * word[LAYERS], real)
+    at = program[number]
+    bias = carray(pointer(program[at + BIAS]), program[at + BIAS_LENGTH], real)
+    stride = PART_WORDS + word[BLOCKS] + 1
+    if word[TILED]:
+        stride = PART_WORDS + 2
+    for piece in range(program[at + PIECES]):
+        part = at + LAYER_WORDS + piece * stride
+        first, last = program[part + PART_WORDS + block], program[part + PART_WORDS + block + 1]
+        low, high = real(-np.inf), real(np.inf)
+        if program[part + FINAL]:
+            low, high = bounds[2 * number], bounds[2 * number + 1]
+        if columns == 1:
+            _sums(program[part + ROWS], program[part + ISO], program[part + TABLE],
+                  program[part + INDICES], program[part + VALUES], first, last,
+                  program[at + BIAS], 0 if program[at + BIAS_LENGTH] == 1 else _size(real),
+                  y, out, low, high, real, index)  # fmt: skip
+        elif first < last:
+            rows = program[part + ROWS]
+            layer(rows, program[part + ISO],
+                  carray(pointer(program[part + TABLE]), (last, HEADER + rows), int64),
+                  carray(pointer(program[part + INDICES]), 1, index),
+                  carray(pointer(program[part + VALUES]), 1, real),
+                  first, last, program[part + RESUME], program[part + STRIP], bias,
+                  carray(pointer(y), (program[at + IN], columns), real),
+                  carray(pointer(out), (program[at + OUT], columns), real),
+                  low, high)  # fmt: skip
+
+
+@inner
+def _sums(
+    rows, iso, table, indices, values, first, last, bias, bias_step, y, out, low, high, real, index
+):
+    """Compute groups first...last-1 for a batch of one sample."""
+    size, width = _size(real), _size(index)
+    pitch = 8 * (HEADER + rows)
+    for record in range(table + first * pitch, table + last * pitch, pitch):
+        begin, target = load(record, int64), load(record + 8 * HEADER, int64)
+        count = load(record + 8, int64) - begin
+        columns, weights = indices + begin * width, values + load(record + 16, int64) * size
+        if rows == 1:
+            total = dot(iso, values if iso else weights, columns, y, count, real, index)
+            value = total + load(bias + bias_step * target, real)
+            store(out + target * size, _clamped(value, low, high))
+            continue
+        if iso:  # four rows of equal weights have one sum
+            total = dot(iso, values, columns, y, count, real, index)
+            totals = (total, total, total, total)
+        else:
+            totals = dot_four(weights, columns, y, count, real, index)
+        for k in range(GROUP):
+            target = load(record + 8 * (HEADER + k), int64)
+            value = totals[k] + load(bias + bias_step * target, real)
+            store(out + target * size, _clamped(value, low, high))
+
+
+@inner
+def _clamped(value, low, high):
+    """Return min(max(value, low), high); NaN stays NaN."""
+    value = low if low > value else value
+    return high if high < value else value
+
+
+@inner
+def _load(job, first, last, left, right, columns, y, real):
+    """Bring features first...last-1 of samples left...right-1 into the tile at `y`."""
+    word = carray(pointer(job), WORDS, int64)
+    size = _size(real)
+    row, column = word[SOURCE_ROW], word[SOURCE_COLUMN]
+    source = word[SOURCE] + first * row + left * column
+    target, pitch = y + first * columns * size, columns * size
+    features, samples = last - first, right - left
+    if word[CHECK]:
+        if row == size:
+            clean = _finite(source, column, samples, features, real)
+        else:
+            clean = _finite(source, row, features, samples, real)
+        if not clean:
+            put(job + 8 * BAD, 1)
+            return
+    if row == size:
+        _transpose(source, column, target, pitch, samples, features, real)
+    else:
+        _copy(source, row, target, pitch, features, samples, real)
+    if samples < columns:
+        for feature in range(features):
+            rest = carray(pointer(target + feature * pitch), columns, real)
+            for k in range(samples, columns):
+                rest[k] = 0
+
+
+@inner
+def _store(job, first, last, left, right, columns, y, real):
+    """Bring features first...last-1 of the tile at `y` to samples left...right-1."""
+    word = carray(pointer(job), WORDS, int64)
+    size = _size(real)
+    row, column = word[TARGET_ROW], word[TARGET_COLUMN]
+    target = word[TARGET] + first * row + left * column
+    source, pitch = y + first * columns * size, columns * size
+    if row == size:
+        _transpose(source, pitch, target, column, last - first, right - left, real)
+    else:
+        _copy(source, pitch, target, row, last - first, right - left, real)
+
+
+@inner
+def _copy(source, source_pitch, target, target_pitch, rows, columns, real):
+    for i in range(rows):
+        given = carray(pointer(source + i * source_pitch), columns, real)
+        taken = carray(pointer(target + i * target_pitch), columns, real)
+        for j in range(columns):
+            taken[j] = given[j]
+
+
+@inner
+def _transpose(source, source_pitch, target, target_pitch, rows, columns, real):
+    """Write the rows of `source` as columns of `target`, square by square, then the edges."""
+    size = _size(real)
+    side = 64 // size
+    whole_rows, whole_columns = rows // side * side, columns // side * side
+    for i in range(0, whole_rows, side):
+        for j in range(0, whole_columns, side):
+            transpose_square(source + i * source_pitch + j * size, source_pitch,
+                             target + j * target_pitch + i * size, target_pitch, real)  # fmt: skip
+    for i in range(rows):
+        given = carray(pointer(source + i * source_pitch), columns, real)
+        for j in range(whole_columns if i < whole_rows else 0, columns):
+            carray(pointer(target + j * target_pitch), rows, real)[i] = given[j]
+
+
+@inner
+def _finite(source, pitch, rows, columns, real):
+    """Return whether no value is NaN or infinite: no exponent is all ones."""
+    largest = np.int64(0)
+    if _size(real) == 4:
+        for i in range(rows):
+            bits = carray(pointer(source + i * pitch), columns, uint32)
+            found = np.uint32(0)
+            for j in range(columns):
+                found = max(found, bits[j] & np.uint32(0x7FFFFFFF))
+            largest = max(largest, np.int64(found))
+        return largest < 0x7F800000
+    for i in range(rows):
+        words = carray(pointer(source + i * pitch), columns, uint64)
+        high = np.uint64(0)
+        for j in range(columns):
+            high = max(high, words[j] & np.uint64(0x7FFFFFFFFFFFFFFF))
+        largest = max(largest, np.int64(high))
+    return largest < 0x7FF0000000000000
+
+
+@jit
+def aim(job, source, target):
+    """Say where the caller's arrays lie; asking numpy takes 1 us for each."""
+    word = carray(pointer(job), WORDS, int64)
+    word[SOURCE], word[TARGET] = source.ctypes.data, target.ctypes.data
+
+
+def compile_aim(real: Any) -> None:
+    """Compile `aim` for arrays of a dtype and any layout."""
+    kind = types.Array(from_dtype(real), 2, "A", readonly=True)
+    aim.disable_compile(False)
+    aim.compile((int64, kind, kind))
+    aim.disable_compile()
+
+
+def compiled(real: Any, index: Any) -> tuple[Any, Any]:
+    """Return `participate` and `_layer` for a real and an index dtype as C functions.
+
+    Two, because numba optimises what a function calls again and again, caller by caller, and the
+    kernels in `_layer` take seconds: here only their address is known to `participate`.
+    """
+    reals, indices, stamp = from_dtype(real), from_dtype(index), _stamp()
+
+    def enter(job, me):
+        participate(job, me + 0 * stamp, reals, indices)
+
+    def kernel(job, number, block, y, out, columns):
+        _layer(job, number + 0 * stamp, block, y, out, columns, reals, indices)
+
+    return (
+        cfunc("void(int64, int64)", cache=True)(enter),
+        cfunc("void(int64, int64, int64, int64, int64, int64)", cache=True)(kernel),
+    )
+
+
+def _stamp() -> int:
+    """Return a number of the sources that the machine code comes from.
+
+    numba's cache on disk looks at this file and at what a function encloses, not at other files.
+    """
+    sources = b""
+    with suppress(OSError):
+        for module in (helpers, kernels, instructions):
+            sources += Path(str(module.__file__)).read_bytes()
+    return zlib.crc32(sources)

@@ -1,0 +1,150 @@
+"""The machine: memory and cores that there are to use, and versions that results depend on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from gbdnn.errors import InputError
+
+__all__ = [
+    "available_bytes", "available_cores", "check_threads", "info", "machine", "peak_rss_bytes",
+    "versions",
+]  # fmt: skip
+
+PACKAGES = (
+    "gbdnn", "numpy", "scipy", "python-graphblas", "suitesparse-graphblas", "numba", "scikit-learn",
+)  # fmt: skip
+
+EXTENSIONS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16")
+
+
+def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
+    """Return the versions of Python and of installed packages, without importing them."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Return the processor, its cores and its vector extensions, and the operating system."""
+    model, flags = platform.processor() or platform.machine(), ""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, text = line.partition(":")
+            if key.strip() == "model name":
+                model = text.strip()
+            elif key.strip() == "flags":
+                flags = text
+                break
+    except OSError:
+        pass
+    vectors = [
+        name
+        for name in ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16")
+        if name in flags.split()
+    ]
+    return {
+        "processor": model,
+        "cores": available_cores(),
+        "vectors": vectors,
+        "system": f"{platform.system()} {platform.release()}",
+    }
+
+
+def info() -> dict[str, Any]:
+    """Return all that a bug report needs. Starts GraphBLAS."""
+    import numpy as np
+    from threadpoolctl import threadpool_info
+
+    from gbdnn.backends import BACKENDS
+    from gbdnn.backends.graphblas import start
+
+    gb = start.graphblas()
+    np.ones((2, 2)) @ np.ones((2, 2))  # loads BLAS
+    variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "GBDNN_CACHE_DIR")
+    return {
+        "versions": versions(),
+        "machine": machine(),
+        "memory": {"available_bytes": available_bytes(), "peak_rss_bytes": peak_rss_bytes()},
+        "backends": sorted(BACKENDS),
+        "graphblas": {
+            "blocking": start.is_blocking(),
+            "threads": gb.ss.config["nthreads"],
+            "jit": gb.ss.config["jit_c_control"],
+            "kernels": "factory (compiled in): FP32, FP64, INT32, INT64 with built-in operators",
+            "fork_guard": start.fork_guard_installed(),
+        },
+        "blas": [
+            {key: pool[key] for key in ("internal_api", "version", "num_threads", "architecture")
+             if key in pool}
+            for pool in threadpool_info()
+            if pool["user_api"] == "blas"
+        ],
+        "environment": {name: os.environ[name] for name in variables if name in os.environ},
+        "executable": sys.executable,
+    }  # fmt: skip
+
+
+def available_bytes() -> int:
+    """Return the bytes that can be allocated: what is free, within cgroup and process limits."""
+    candidates: list[int] = []
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        candidates += [int(line.split()[1]) * 1024 for line in lines if "MemAvailable:" in line]
+    except OSError:
+        candidates.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = Path("/sys/fs/cgroup/memory.current").read_text().strip()
+        if limit != "max":
+            candidates.append(max(int(limit) - int(used), 0))
+    except (OSError, ValueError):
+        pass
+    try:
+        import resource
+
+        soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if soft != resource.RLIM_INFINITY:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            candidates.append(max(soft - pages * os.sysconf("SC_PAGE_SIZE"), 0))
+    except (ImportError, OSError):
+        pass
+    return min(candidates, default=1 << 30)
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def check_threads(threads: Any) -> int:
+    """Return a usable thread count; None means all cores, above them it is cut with a warning."""
+    cores = available_cores()
+    if threads is None:
+        return cores
+    if isinstance(threads, bool) or not hasattr(threads, "__index__") or int(threads) < 1:
+        raise InputError("threads", f"a whole number from 1 to {cores}, or None", repr(threads))
+    if int(threads) > cores:
+        message = f"threads: {threads} asked for, but this process has {cores} cores; using {cores}"
+        warnings.warn(message, stacklevel=3)
+    return min(int(threads), cores)
+
+
+def peak_rss_bytes() -> int:
+    """Return the largest resident size that this process has had."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
