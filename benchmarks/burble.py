@@ -24,7 +24,7 @@ def kernels_of(call: Callable[[], Any]) -> list[str]:
     Not to be timed: the report is written by every call of GraphBLAS. It goes to the process'
     standard output, which is pointed elsewhere meanwhile.
     """
-    from gbdnn.backends.graphblas.start import graphblas
+    from gbdnn.weights.graphblas import graphblas
 
     config = graphblas().ss.config
     libc = ctypes.CDLL(None)

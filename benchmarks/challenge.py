@@ -1,30 +1,20 @@
-"""The Graph Challenge against torch: every engine in its own process, in turn, several rounds.
-
-``python -m benchmarks.challenge ENGINE SKIP`` is one run in one process; `compare` makes many and
-takes medians, so that a drifting machine meets all engines alike.
-"""
+"""`gbdnn bench challenge`: a network of the Graph Challenge on gbdnn's backends and on torch."""
 
 from __future__ import annotations
 
-import json
-import sys
 import time
-from collections.abc import Callable, Sequence
-from importlib.util import find_spec
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+from benchmarks.process import Job, Record
+from benchmarks.rounds import grouped, measured, median_of
+from benchmarks.tables import markdown, origin
+from gbdnn.errors import choose
 
-from benchmarks.process import made_on, record_of
-from gbdnn.errors import MissingDependencyError, choose
-from gbdnn.machine import machine, versions
+__all__ = ["CASES", "ChallengeJob", "compare", "report"]
 
-__all__ = ["CASES", "compare", "markdown", "one_run"]
-
-Array = npt.NDArray[Any]
-Record = dict[str, Any]
 # (engine, skip): torch-csr drops dead columns after each layer where `skip` is true
 CASES = tuple(
     (engine, skip)
@@ -35,122 +25,106 @@ CASES = tuple(
 CHUNK = 1024  # columns that torch gets at a time; the fastest of 256 ... 60,000
 
 
+@dataclass(frozen=True, kw_only=True)
+class ChallengeJob(Job):
+    """One engine on the network, once after a warm-up on some inputs; loading is not timed."""
+
+    engine: str
+    skip: bool
+    neurons: int = 1024
+    layers: int = 120
+    images: str | None = None
+
+    def measure(self) -> Record:
+        """Return seconds, edges and categories."""
+        from gbdnn.backends import BACKENDS
+        from gbdnn.challenge import runner
+        from gbdnn.challenge.generate import Spec
+
+        spec = Spec(self.neurons, self.layers)
+        path = None if self.images is None else Path(self.images)
+        bits = runner.load_inputs(self.neurons, path=path).bits
+        if choose("engine", self.engine, [*BACKENDS, "torch-csr"]) == "torch-csr":
+            return _torch(spec, bits, self.skip, self.threads)
+        for part in (bits.take(2048), bits):  # the first only warms up
+            inputs = runner.ChallengeInputs(part, "", False)
+            result = runner.run(
+                spec, inputs, backend=self.engine, threads=self.threads, skip=self.skip
+            )
+        keys = ("seconds", "inputs", "nominal_edges", "effective_edges", "categories")
+        return {key: result.record[key] for key in keys}
+
+    def describe(self, record: Record) -> str:
+        """Return engine and rate."""
+        rate = record["nominal_edges"] / record["seconds"] / 1e9
+        return f"{self.engine}, skip={self.skip}: {rate:,.1f} nominal GEdge/s"
+
+
 def compare(
-    *,
-    neurons: int = 1024,
-    layers: int = 120,
-    images: Path | None = None,
-    rounds: int = 5,
-    threads: int = 2,
-    cases: Sequence[tuple[str, bool]] = CASES,
-    report: Callable[[str], None] = print,
-) -> Record:
-    """Run all cases in turn, `rounds` times; return the medians.
+    out: Path, *, cases: Sequence[tuple[str, bool]] = CASES, rounds: int = 5, threads: int = 2,
+    neurons: int = 1024, layers: int = 120, images: Path | None = None, **options: Any,
+) -> list[Record]:  # fmt: skip
+    """Run all cases (engine, skip) in turn; return the medians of each.
 
-    Returns
-    -------
-    dict
-        ``cases``: for each the median and all seconds, nominal and effective rate, categories;
-        ``machine``, ``versions``, ``threads``, ``rounds``.
+    `options` are those of `measured`; all records are in `out`.
     """
-    words = [str(neurons), str(layers), str(threads), "" if images is None else str(images)]
-    runs: dict[tuple[str, bool], list[Record]] = {case: [] for case in cases}
-    for number in range(rounds):
-        for engine, skip in cases:
-            record = record_of(engine, "benchmarks.challenge", engine, str(int(skip)), *words)
-            runs[engine, skip].append(record)
-            rate = record["nominal_edges"] / record["seconds"] / 1e9
-            report(f"round {number + 1}: {engine}, skip={skip}: {rate:,.1f} nominal GEdge/s")
-    return {
-        "neurons": neurons,
-        "layers": layers,
-        "threads": threads,
-        "rounds": rounds,
-        "machine": machine(),
-        "versions": versions() | versions(("torch",)),
-        "cases": [_summary(engine, skip, found) for (engine, skip), found in runs.items()],
-    }
+    path = None if images is None else str(images.resolve())
+    jobs = [
+        ChallengeJob(engine=engine, skip=skip, threads=threads, neurons=neurons, layers=layers,
+                     images=path)
+        for engine, skip in cases
+    ]  # fmt: skip
+    groups = grouped(measured(jobs, out, rounds=rounds, **options), "engine", "skip")
+    return [_summary(runs) for runs in groups.values()]
 
 
-def _summary(engine: str, skip: bool, runs: list[Record]) -> Record:
-    seconds = [run["seconds"] for run in runs]
-    median = float(np.median(seconds))
-    return {
-        "engine": engine,
-        "skip": skip,
-        "seconds": median,
-        "all_seconds": seconds,
-        "inputs": runs[0]["inputs"],
+def _summary(runs: Sequence[Record]) -> Record:
+    seconds, first = median_of(runs, "seconds"), runs[0]
+    return first | {
+        "seconds": seconds,
+        "all_seconds": [run["seconds"] for run in runs],
         "categories": sorted({run["categories"] for run in runs}),
-        "nominal_gedge_per_s": runs[0]["nominal_edges"] / median / 1e9,
-        "effective_gedge_per_s": runs[0]["effective_edges"] / median / 1e9,
+        "nominal_gedge_per_s": first["nominal_edges"] / seconds / 1e9,
+        "effective_gedge_per_s": first["effective_edges"] / seconds / 1e9,
     }
 
 
-def markdown(result: Record) -> str:
-    """Return the medians and their ratios to torch, with nothing skipped and with skipping."""
-    torch = {case["skip"]: case for case in result["cases"] if case["engine"] == "torch-csr"}
-    lines = [
-        "| engine | skips | seconds (min to max) | nominal GEdge/s | effective GEdge/s "
-        "| times torch, same skipping |",
-        "|---|---|--:|--:|--:|--:|",
-    ]
-    for case in result["cases"]:
-        peer = torch.get(case["skip"])
-        ratio = f"{peer['seconds'] / case['seconds']:.2f}" if peer else ""
-        spread = f"{min(case['all_seconds']):.2f} to {max(case['all_seconds']):.2f}"
-        lines.append(
-            f"| {case['engine']} | {'yes' if case['skip'] else 'no'} "
-            f"| {case['seconds']:.2f} ({spread}) | {case['nominal_gedge_per_s']:,.1f} "
-            f"| {case['effective_gedge_per_s']:,.1f} | {ratio} |"
-        )
-    inputs = result["cases"][0]["inputs"]
-    lines += [
-        "",
-        f"{result['neurons']} neurons x {result['layers']} layers, {inputs:,} inputs, "
-        f"{result['threads']} threads; medians of {result['rounds']} rounds, engines in turn, one "
-        f"process each, loading excluded; {made_on(result)}",
-    ]
-    return "\n".join(lines) + "\n"
+def report(cases: Sequence[Record]) -> str:
+    """Return the medians and their ratios to torch in Markdown, without and with skipping."""
+    torch = {case["skip"]: case for case in cases if case["engine"] == "torch-csr"}
+    rows = []
+    for case in cases:
+        peer, times = torch.get(case["skip"]), case["all_seconds"]
+        rows.append([
+            case["engine"],
+            "yes" if case["skip"] else "no",
+            f"{case['seconds']:.2f} ({min(times):.2f} to {max(times):.2f})",
+            f"{case['nominal_gedge_per_s']:,.1f}",
+            f"{case['effective_gedge_per_s']:,.1f}",
+            f"{peer['seconds'] / case['seconds']:.2f}" if peer else "",
+        ])  # fmt: skip
+    heads = ["engine", "skips", "seconds (min to max)", "nominal GEdge/s", "effective GEdge/s",
+             "times torch, same skipping"]  # fmt: skip
+    first = cases[0]
+    return (
+        f"{markdown(heads, rows, left=2)}\n{first['neurons']} neurons x {first['layers']} layers, "
+        f"{first['inputs']:,} inputs; medians of {len(first['all_seconds'])} rounds, engines in "
+        f"turn, one process each, loading excluded; {origin(first)}\n"
+    )
 
 
-# -- one run in this process -----------------------------------------------------------------------
-
-
-def one_run(
-    engine: str, *, skip: bool, neurons: int, layers: int, threads: int, images: Path | None
-) -> Record:
-    """Run the network once after a warm-up on some inputs; loading is not timed."""
-    from gbdnn.backends import BACKENDS
-    from gbdnn.challenge import runner
-    from gbdnn.challenge.generate import Spec
-
-    spec = Spec(neurons, layers)
-    inputs = runner.load_inputs(neurons, path=images)
-    if choose("engine", engine, [*BACKENDS, "torch-csr"]) == "torch-csr":
-        return _torch(spec, inputs.bits, skip, threads)
-    for bits in (inputs.bits.take(2048), inputs.bits):  # the first only warms up
-        result = runner.run(
-            spec,
-            runner.ChallengeInputs(bits, "", False),
-            backend=engine,
-            threads=threads,
-            skip=skip,
-        )
-    keys = ("seconds", "inputs", "nominal_edges", "effective_edges", "categories")
-    return {key: result.record[key] for key in keys}
+# -- torch -----------------------------------------------------------------------------------------
 
 
 def _torch(spec: Any, bits: Any, skip: bool, threads: int) -> Record:
-    if not find_spec("torch"):
-        raise MissingDependencyError("torch", "an installed peer", "none", "pip install torch")
+    import numpy as np
     import torch
 
-    from benchmarks.peers import _torch_matrix
+    from benchmarks.peers import torch_matrix
     from gbdnn.challenge.generate import layers
 
     torch.set_num_threads(threads)
-    weights = [_torch_matrix(torch, weight) for weight in layers(spec)]
+    weights = [torch_matrix(weight) for weight in layers(spec)]
     Y = torch.from_numpy(np.unpackbits(bits.bits, axis=1)[:, : bits.count]).float()
     with torch.inference_mode():
         for W in weights[:2]:
@@ -195,20 +169,3 @@ def _torch_dropping(torch: Any, weights: list[Any], Y: Any, spec: Any) -> tuple[
             parts.append(part[:, part.amax(dim=0) > 0])
         Y = torch.cat(parts, dim=1)
     return Y.shape[1], effective
-
-
-def _main() -> None:
-    engine, skip, neurons, layers, threads, images = sys.argv[1:]
-    record = one_run(
-        engine,
-        skip=skip == "1",
-        neurons=int(neurons),
-        layers=int(layers),
-        threads=int(threads),
-        images=Path(images) if images else None,
-    )
-    print(json.dumps(record))
-
-
-if __name__ == "__main__":
-    _main()

@@ -1,4 +1,4 @@
-"""An engine as the harness sees it, and gbdnn's own backends in that form."""
+"""An engine as a sweep sees it, and gbdnn's own backends in that form."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from gbdnn.backends import get_backend
 from gbdnn.backends.base import Backend, aligned_empty
+from gbdnn.data.inputs import Inputs
 from gbdnn.execution import executor
 from gbdnn.layers import Linear
 from gbdnn.network import Network
-from gbdnn.weights.csr import CSR
+from gbdnn.types import Array
+from gbdnn.weights import Weight
 
 __all__ = ["Engine", "as_predict", "prepare"]
 
-Array = npt.NDArray[Any]
+RELU = (0.0, np.inf)  # bounds of the result
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +57,8 @@ class Engine:
     chunks: tuple[int, ...] = ()
 
 
-Calls = tuple[Callable[[Any], Any], Callable[[Array, int], Any], Callable[[Any], Array]]
-
-
 def prepare(
-    name: str, op: str, weights: Sequence[CSR | Array], biases: Sequence[Array], threads: int
+    name: str, op: str, weights: Sequence[Weight], biases: Sequence[Array], threads: int
 ) -> Engine:
     """Bring layers with ReLU into the form of a backend of gbdnn.
 
@@ -69,26 +67,34 @@ def prepare(
     name : str
         One of `gbdnn.backends.BACKENDS`.
     op : str
-        One of `benchmarks.cells.OPS`.
-    weights : sequence of CSR or ndarray, shape (out_features, in_features)
+        One of `benchmarks.sweep.OPS`.
+    weights : sequence of Weight, shape (out_features, in_features)
     biases : sequence of ndarray, shape (out_features,)
     threads : int
     """
     backend = get_backend(name)
+    if op == "affine":
+        return _affine(backend, weights, biases, threads)
     layers: list[Any] = []
     for weight, bias in zip(weights, biases, strict=True):
         layers += [Linear(weight, bias, dtype=bias.dtype), "relu"]
     network = Network(layers)
-    steps = list(network.steps(backend))
-    run, enter, leave = {"affine": _affine, "forward": _forward, "predict": _predict}[op](
-        backend, network, threads
-    )
-    # the executor pins by itself
-    scope = partial(backend.pinned, threads) if op == "affine" else nullcontext
-    return Engine(
-        run, enter, leave, lambda: sum(step.weight.nbytes for step in steps),
-        _told(name, threads), scope,
-    )  # fmt: skip
+
+    def nbytes() -> int:
+        return sum(step.nbytes for step in network.steps(backend))
+
+    if op == "predict":
+        run = partial(network.predict, backend=name, threads=threads)
+        return Engine(run, _unchanged, np.asarray, nbytes, _used_threads(name, threads))
+
+    def forward(Y: Array) -> Array:
+        out = np.empty((network.out_features, Y.shape[1]), Y.dtype)
+        executor.run(
+            network, NeuronMajor(Y), _Columns(out), backend=backend, threads=threads, skip=False
+        )
+        return out
+
+    return Engine(forward, _transposed, _transposed, nbytes, _used_threads(name, threads))
 
 
 def as_predict(engine: Engine) -> Engine:
@@ -97,130 +103,91 @@ def as_predict(engine: Engine) -> Engine:
     def run(X: Array) -> Array:
         return engine.leave(engine.run(engine.enter(X, max(len(X), 1))))
 
-    return replace(engine, run=run, enter=_same, leave=np.asarray, chunks=())
+    return replace(engine, run=run, enter=_unchanged, leave=np.asarray, chunks=())
 
 
-def _affine(backend: Backend, network: Network, threads: int) -> Calls:
-    """The backend's primitive on the whole batch, from buffer to buffer."""
-    if getattr(backend, "sparse_activations", False):
-        return _sparse_affine(backend, network)
-    steps = list(network.steps(backend))
+def _affine(
+    backend: Backend, weights: Sequence[Weight], biases: Sequence[Array], threads: int
+) -> Engine:
+    """The backend's product on the whole batch, from buffer to buffer."""
+    layers = [(backend.prepare(w), bias) for w, bias in zip(weights, biases, strict=True)]
+    widest = max(weight.shape[0] for weight in weights)
     buffers: list[Array] = []
 
-    def enter(X: Array, width: int) -> Array:
-        buffers[:] = [_full(network.widest, len(X), X.dtype) for _ in steps[:2]]
-        Y = _full(X.shape[1], len(X), X.dtype)
-        Y[...] = X.T
+    def enter(X: Array, width: int = 0) -> Array:
+        buffers[:] = [_empty(widest, len(X), X.dtype) for _ in layers[:2]]
+        Y = _empty(X.shape[1], len(X), X.dtype)
+        Y[0] = X.T
         return Y
 
     def run(Y: Array) -> Array:
-        for k, step in enumerate(steps):
-            out = buffers[k % 2][: step.out_features]
-            backend.affine(step.weight, Y, step.bias, step.activation, out, threads)
+        for k, (weight, bias) in enumerate(layers):
+            out = buffers[k % 2][:, : weight.shape[0]]
+            backend.affine(weight, Y, bias, out, clamp=RELU, threads=threads)
             Y = out
         return Y
 
-    return run, enter, _transposed
-
-
-def _sparse_affine(backend: Any, network: Network) -> Calls:
-    steps = list(network.steps(backend))
-
-    def run(Y: Any) -> Any:
-        for step in steps:
-            Y = backend.forward(step.weight, Y, step.bias, step.activation)
+    def run_sparse(Y: Any) -> Any:
+        for weight, bias in layers:
+            Y = backend.forward(weight, Y, bias, RELU)
         return Y
 
-    def enter(X: Array, width: int) -> Any:
-        return backend.enter(np.ascontiguousarray(X.T))
-
-    return run, enter, lambda Y: _transposed(backend.leave(Y))
-
-
-def _forward(backend: Backend, network: Network, threads: int) -> Calls:
-    """The tile executor on a neuron-major array; nothing is skipped."""
-
-    def enter(X: Array, width: int) -> Array:
-        return np.ascontiguousarray(X.T)
-
-    def run(Y: Array) -> Array:
-        out = np.empty((network.out_features, Y.shape[1]), Y.dtype)
-        executor.run(
-            network, NeuronMajor(Y), _Columns(out), backend=backend, threads=threads, skip=False
-        )
-        return out
-
-    return run, enter, _transposed
+    made = Engine(
+        run, enter, lambda Y: _transposed(Y[0]), lambda: sum(w.nbytes for w, _ in layers),
+        _used_threads(backend.name, threads), partial(backend.pinned, threads),
+    )  # fmt: skip
+    if not backend.sparse_activations:
+        return made
+    return replace(
+        made, run=run_sparse, enter=lambda X, width: backend.enter(_transposed(X)),
+        leave=lambda Y: _transposed(backend.leave(Y)),
+    )  # fmt: skip
 
 
-def _predict(backend: Backend, network: Network, threads: int) -> Calls:
-    """`Network.predict` as a user calls it, but for skipping."""
-    run = partial(network.predict, backend=backend.name, threads=threads, skip=False)
-    return run, _same, np.asarray
+class NeuronMajor(Inputs):
+    """A batch of shape (features, samples) for the executor, which may read it as it lies."""
 
+    def __init__(self, Y: Array) -> None:
+        self.view, self.dtype = Y, Y.dtype
+        self.features, self.count = Y.shape
 
-@dataclass(frozen=True, eq=False)
-class NeuronMajor:
-    """A batch of shape (features, count) for the executor."""
-
-    Y: Array
-
-    @property
-    def view(self) -> Array:
-        """The batch itself: the executor may read it without a copy."""
-        return self.Y
-
-    @property
-    def count(self) -> int:
-        """Number of samples."""
-        return int(self.Y.shape[1])
-
-    @property
-    def features(self) -> int:
-        """Values in a sample."""
-        return len(self.Y)
-
-    def load(self, start: int, stop: int, out: Array) -> None:
+    def load(self, ids: Any, out: Array) -> None:
         """Copy columns."""
-        out[...] = self.Y[:, start:stop]
+        assert self.view is not None
+        out[0] = self.view[:, ids]
 
 
 @dataclass(frozen=True, eq=False)
 class _Columns:
-    """Results of the executor, neuron-major."""
+    """Results of the executor, neuron-major; it may write there without a copy."""
 
-    out: Array
-
-    @property
-    def view(self) -> Array:
-        """The results' place: the executor may write there without a copy."""
-        return self.out
+    view: Array
 
     def write(self, ids: Array, Y: Array) -> None:
         """Store columns; without skipping they are neighbours."""
-        self.out[:, ids[0] : ids[-1] + 1] = Y
+        self.view[:, ids[0] : ids[-1] + 1] = Y
 
     def fill(self, ids: Array, value: float) -> None:
         """Store constant columns."""
-        self.out[:, ids] = value
+        self.view[:, ids] = value
 
 
-def _full(features: int, batch: int, dtype: Any) -> Array:
-    return aligned_empty(features * batch, dtype).reshape(features, batch)
+def _empty(features: int, batch: int, dtype: Any) -> Array:
+    return aligned_empty(features * batch, dtype).reshape(1, features, batch)
 
 
-def _same(X: Array, width: int) -> Array:
+def _unchanged(X: Array, width: int) -> Array:
     return X
 
 
-def _transposed(Y: Array) -> Array:
+def _transposed(Y: Array, width: int = 0) -> Array:
     return np.ascontiguousarray(Y.T)
 
 
-def _told(name: str, threads: int) -> int:
+def _used_threads(name: str, threads: int) -> int:
     """Return how many threads the library under a backend says that it uses."""
     if name.startswith("graphblas"):
-        from gbdnn.backends.graphblas.start import graphblas
+        from gbdnn.weights.graphblas import graphblas
 
         return int(graphblas().ss.config["nthreads"])
     if name == "dense":

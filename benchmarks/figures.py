@@ -9,10 +9,11 @@ from textwrap import fill
 from typing import Any
 
 from benchmarks import store
-from benchmarks.cells import DENSE
+from benchmarks.peers import PEERS
+from benchmarks.sweep import DENSE
 from gbdnn.errors import DataUnavailableError, InputError, MissingDependencyError
 
-__all__ = ["FIGURES", "crossover", "plot"]
+__all__ = ["FIGURES", "HEIGHT", "WIDTH", "crossover", "plot", "pyplot", "save"]
 
 # Okabe and Ito 2008; yellow is left out, as it is too pale for lines on white
 STYLES = {
@@ -27,8 +28,7 @@ STYLES = {
     "mkl": ("#7F3C8D", ">"),
 }
 FALLBACK = (("#0072B2", "h"), ("#D55E00", "8"), ("#009E73", "p"), ("#CC79A7", "*"))
-PEERS = frozenset({"torch-csr", "torch-dense", "scipy", "mkl"})  # drawn with hollow markers
-CASE = ["op", "size", "layers", "batch", "threads", "dtype"]
+CASE = ["op", "size", "layers", "batch", "bias", "threads", "dtype"]
 WIDTH, HEIGHT = 4.6, 3.7  # inches of one panel
 
 
@@ -52,16 +52,16 @@ def plot(folder: Path | str, out: Path | str) -> list[Path]:
     MissingDependencyError
         Without matplotlib or pandas.
     DataUnavailableError
-        If no cell was measured.
+        If nothing was measured.
     InputError
         If `out` cannot be written.
     """
-    plt = _matplotlib()
+    plt = pyplot()
     frame = store.load(folder)
     frame = frame[frame["status"] == "ok"]
     if frame.empty:
         fix = "See `reason` in the records."
-        raise DataUnavailableError("folder", "measured cells", "only skipped or failed", fix)
+        raise DataUnavailableError("folder", "measured times", "only skipped or failed", fix)
     frame = frame.assign(inverse=1 / frame["density"])
     written: list[Path] = []
     try:
@@ -70,7 +70,7 @@ def plot(folder: Path | str, out: Path | str) -> list[Path]:
             with plt.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3}):
                 figure = draw(plt, frame)
                 if figure is not None:
-                    written += _save(plt, figure, Path(out) / name)
+                    written += save(plt, figure, Path(out) / name)
     except OSError as error:
         got = f"{error.filename or out}: {error.strerror}"
         raise InputError("out", "a folder that can be written", got) from error
@@ -104,8 +104,8 @@ def crossover(inverse: Any, sparse: Any, dense: float) -> float | None:
 
 def draw_time(plt: Any, frame: Any) -> Any:
     """Time, and memory beside it, against inverse sparsity; a row per size (K17's figure)."""
-    op, batch, layers = _main_case(frame)
-    part = frame[(frame["op"] == op) & (frame["batch"] == batch) & (frame["layers"] == layers)]
+    part = _main_case(frame)
+    op, batch, layers = (part[name].iloc[0] for name in ("op", "batch", "layers"))
     sizes = sorted(part["size"].unique())
     figure, axes = _panels(plt, len(sizes), 2, sharex=True)
     for (left, right), size in zip(axes, sizes, strict=True):
@@ -121,8 +121,9 @@ def draw_time(plt: Any, frame: Any) -> Any:
         right.set(ylabel="weights (MiB)", title=f"{_shape(size, layers)}: memory of the weights")
         for axis in (left, right):
             _inverse_axis(axis, here["inverse"], last=size == sizes[-1])
-    names = f"{_of_op(op)}, batch {batch}; rings: crossover with the fastest dense engine"
-    _finish(figure, names, frame)
+    names = {"affine": "h(W Y + b)", "forward": "whole network"}
+    title = f"{names.get(op, op)}, batch {batch}; rings: crossover with the fastest dense engine"
+    _finish(figure, title, frame)
     return figure
 
 
@@ -206,10 +207,10 @@ def _by_case(
             axis.axhline(1, color=STYLES["dense"][0], linestyle="--", linewidth=1.2)
         if limits:
             _limit_lines(axis, here)
-        op, size, layers, batch, threads, _ = case
-        axis.set(
-            ylabel=label, title=f"{_shape(size, layers)}, batch {batch}\n{op}, {_cores(threads)}"
-        )
+        op, size, layers, batch, bias, threads, _ = case
+        biases = "" if bias == "mixed" else f", {bias} biases"
+        title = f"{_shape(size, layers)}, batch {batch}{biases}\n{op}, {_cores(threads)}"
+        axis.set(ylabel=label, title=title)
         _inverse_axis(axis, here["inverse"])
     _finish(figure, "", frame)
     return figure
@@ -231,12 +232,12 @@ def _limit_lines(axis: Any, here: Any) -> None:
             )  # fmt: skip
 
 
-def _main_case(frame: Any) -> tuple[str, int, int]:
-    """Return op, batch and layers of the first figure: batch 64 if there is one."""
-    counts = frame.groupby(["op", "layers"]).size()
-    op, layers = counts.idxmax()
-    batches = frame[(frame["op"] == op) & (frame["layers"] == layers)]["batch"]
-    return op, 64 if (batches == 64).any() else int(batches.mode()[0]), int(layers)
+def _main_case(frame: Any) -> Any:
+    """Return the rows of the first figure: the usual op, layers, bias and batch, rather 64."""
+    for name in ("op", "layers", "bias", "batch"):
+        wanted = 64 if name == "batch" and (frame["batch"] == 64).any() else frame[name].mode()[0]
+        frame = frame[frame[name] == wanted]
+    return frame
 
 
 def _sparse_engines(here: Any) -> Iterable[tuple[str, Any]]:
@@ -353,11 +354,8 @@ def _cores(threads: int) -> str:
     return f"{threads} thread{'s' if threads > 1 else ''}"
 
 
-def _of_op(op: str) -> str:
-    return {"affine": "h(W Y + b)", "forward": "whole network", "predict": "predict"}[op]
-
-
-def _save(plt: Any, figure: Any, stem: Path) -> list[Path]:
+def save(plt: Any, figure: Any, stem: Path) -> list[Path]:
+    """Write a figure as PNG and SVG and close it."""
     paths = [stem.with_suffix(suffix) for suffix in (".png", ".svg")]
     for path in paths:
         figure.savefig(path, dpi=150)
@@ -365,7 +363,8 @@ def _save(plt: Any, figure: Any, stem: Path) -> list[Path]:
     return paths
 
 
-def _matplotlib() -> Any:
+def pyplot() -> Any:
+    """Return matplotlib's pyplot."""
     try:
         from matplotlib import pyplot
     except ImportError:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from statistics import fmean
 
-from benchmarks.figures import HEIGHT, WIDTH, _matplotlib, _save
+from benchmarks.figures import HEIGHT, WIDTH, pyplot, save
+from benchmarks.process import Record
+from benchmarks.rounds import grouped
 
 __all__ = ["plot_pareto"]
 
@@ -20,7 +22,7 @@ STYLES = {
 }
 
 
-def plot_pareto(records: Sequence[dict[str, Any]], out: Path | str) -> list[Path]:
+def plot_pareto(records: Sequence[Record], out: Path | str) -> list[Path]:
     """Draw test accuracy against non-zeros and against milliseconds, from a study's records.
 
     A marker is the mean over the seeds, its bar reaches from the worst to the best.
@@ -30,11 +32,11 @@ def plot_pareto(records: Sequence[dict[str, Any]], out: Path | str) -> list[Path
     MissingDependencyError
         Without matplotlib.
     """
-    plt = _matplotlib()
+    plt = pyplot()
     with plt.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3}):
         figure, axes = plt.subplots(1, 2, figsize=(2 * WIDTH, HEIGHT), sharey=True)
         for method, (colour, marker) in STYLES.items():
-            points = _pareto_points([run for run in records if run["method"] == method])
+            points = _points([run for run in records if run["method"] == method])
             for axis, name in zip(axes, ("nnz", "inference_ms"), strict=True):
                 if points:
                     accuracy = [100 * point["accuracy"] for point in points]
@@ -49,18 +51,16 @@ def plot_pareto(records: Sequence[dict[str, Any]], out: Path | str) -> list[Path
         axes[1].legend()
         figure.tight_layout()
         Path(out).mkdir(parents=True, exist_ok=True)
-        return _save(plt, figure, Path(out) / "pareto")
+        return save(plt, figure, Path(out) / "pareto")
 
 
-def _pareto_points(runs: list[dict[str, Any]]) -> list[dict[str, float]]:
+def _points(runs: Sequence[Record]) -> list[dict[str, float]]:
     """Return mean, worst and best of each sparsity, sparse ones first."""
     points = []
-    for sparsity in sorted({run["sparsity"] for run in runs}, reverse=True):
-        here = [run for run in runs if run["sparsity"] == sparsity]
+    for _, here in sorted(grouped(runs, "sparsity").items(), reverse=True):
         accuracy = [run["accuracy"] for run in here]
+        means = {name: fmean(run[name] for run in here) for name in ("nnz", "inference_ms")}
         points.append({
-            "accuracy": sum(accuracy) / len(here), "worst": min(accuracy), "best": max(accuracy),
-            "nnz": sum(run["nnz"] for run in here) / len(here),
-            "inference_ms": sum(run["inference_ms"] for run in here) / len(here),
+            "accuracy": fmean(accuracy), "worst": min(accuracy), "best": max(accuracy), **means
         })  # fmt: skip
     return points

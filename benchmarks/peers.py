@@ -16,16 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks.engines import Engine
 from gbdnn.errors import choose
-from gbdnn.weights.csr import CSR
+from gbdnn.types import Array
+from gbdnn.weights import CSR, Weight
 
-__all__ = ["PEERS", "Peer", "missing", "prepare"]
+__all__ = ["PEERS", "Peer", "missing", "prepare", "torch_matrix"]
 
-Array = npt.NDArray[Any]
-Weights = Sequence[CSR | Array]
+Weights = Sequence[Weight]
 CHUNKS = (1024, 256)  # columns that are tried, besides the whole batch
 
 
@@ -38,10 +37,10 @@ class Peer:
     prepare: Callable[[Weights, Sequence[Array], int], Engine]
 
 
-def missing(name: str) -> str | None:
-    """Return how to get a peer if it is not installed, else None."""
-    peer = PEERS[choose("peer", name, PEERS)]
-    return None if find_spec(peer.module) else peer.install
+def missing(engine: str) -> str | None:
+    """Return how to get the library of an engine if it is not installed, else None."""
+    peer = PEERS.get(engine.removesuffix("-sampled"))
+    return None if peer is None or find_spec(peer.module) else peer.install
 
 
 def prepare(name: str, weights: Weights, biases: Sequence[Array], threads: int) -> Engine:
@@ -51,7 +50,7 @@ def prepare(name: str, weights: Weights, biases: Sequence[Array], threads: int) 
     ----------
     name : str
         One of `PEERS`.
-    weights : sequence of CSR or ndarray, shape (out_features, in_features)
+    weights : sequence of Weight, shape (out_features, in_features)
     biases : sequence of ndarray, shape (out_features,)
     threads : int
         What the library is told to use.
@@ -64,7 +63,7 @@ def _torch_csr(weights: Weights, biases: Sequence[Array], threads: int) -> Engin
 
     torch.set_num_threads(threads)
     layers = [
-        (_torch_matrix(torch, weight), torch.from_numpy(bias.copy())[:, None])
+        (torch_matrix(weight), torch.from_numpy(bias.copy())[:, None])
         for weight, bias in zip(weights, biases, strict=True)
     ]
 
@@ -91,22 +90,21 @@ def _torch_csr(weights: Weights, biases: Sequence[Array], threads: int) -> Engin
         for part in (W.crow_indices(), W.col_indices(), W.values())
     )
     return Engine(
-        run,
-        enter,
-        _leave,
-        lambda: nbytes,
-        torch.get_num_threads(),
-        torch.inference_mode,
+        run, enter, _leave, lambda: nbytes, torch.get_num_threads(), torch.inference_mode,
         chunks=CHUNKS,
-    )
+    )  # fmt: skip
 
 
-def _torch_matrix(torch: Any, weight: CSR | Array) -> Any:
+def torch_matrix(weight: Weight, values: Any = None) -> Any:
+    """Return a weight as a CSR tensor of torch, on other `values` if they are given."""
+    import torch
+
     csr = _as_csr(weight)
-    parts = (csr.indptr.copy(), csr.indices.copy(), csr.full_values.copy())
+    parts = [torch.from_numpy(part.copy()) for part in (csr.indptr, csr.indices)]
+    values = torch.from_numpy(csr.full_values.copy()) if values is None else values.detach()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # CSR is in beta, invariants are not checked
-        return torch.sparse_csr_tensor(*map(torch.from_numpy, parts), csr.shape)
+        return torch.sparse_csr_tensor(*parts, values, csr.shape)
 
 
 def _torch_dense(weights: Weights, biases: Sequence[Array], threads: int) -> Engine:
@@ -115,7 +113,7 @@ def _torch_dense(weights: Weights, biases: Sequence[Array], threads: int) -> Eng
 
     torch.set_num_threads(threads)
     layers = [
-        (torch.from_numpy(_full(weight)), torch.from_numpy(bias.copy()))
+        (torch.from_numpy(weight.to_dense(allow_dense=True)), torch.from_numpy(bias.copy()))
         for weight, bias in zip(weights, biases, strict=True)
     ]
 
@@ -132,10 +130,7 @@ def _torch_dense(weights: Weights, biases: Sequence[Array], threads: int) -> Eng
 
 
 def _scipy(weights: Weights, biases: Sequence[Array], threads: int) -> Engine:
-    layers = [
-        (_as_csr(weight).to_scipy(), bias[:, None])
-        for weight, bias in zip(weights, biases, strict=True)
-    ]
+    layers, nbytes = _scipy_layers(weights, biases)
 
     def through(Y: Array) -> Array:
         for W, b in layers:
@@ -144,10 +139,16 @@ def _scipy(weights: Weights, biases: Sequence[Array], threads: int) -> Engine:
             np.maximum(Y, 0, out=Y)
         return Y
 
-    nbytes = sum(W.data.nbytes + W.indices.nbytes + W.indptr.nbytes for W, _ in layers)
     return Engine(
         lambda chunks: [through(Y) for Y in chunks], _cut, _leave, lambda: nbytes, 1, chunks=CHUNKS
     )
+
+
+def _scipy_layers(weights: Weights, biases: Sequence[Array]) -> tuple[list[Any], int]:
+    """Return csr_array and bias of each layer, and the bytes of the matrices."""
+    matrices = [_as_csr(weight).to_scipy() for weight in weights]
+    nbytes = sum(W.data.nbytes + W.indices.nbytes + W.indptr.nbytes for W in matrices)
+    return [(W, bias[:, None]) for W, bias in zip(matrices, biases, strict=True)], nbytes
 
 
 def _mkl(weights: Weights, biases: Sequence[Array], threads: int) -> Engine:
@@ -158,10 +159,7 @@ def _mkl(weights: Weights, biases: Sequence[Array], threads: int) -> Engine:
     from sparse_dot_mkl import dot_product_mkl, mkl_get_max_threads, mkl_set_num_threads
 
     mkl_set_num_threads(threads)
-    layers = [
-        (_as_csr(weight).to_scipy(), bias[:, None])
-        for weight, bias in zip(weights, biases, strict=True)
-    ]
+    layers, nbytes = _scipy_layers(weights, biases)
     buffers: dict[tuple[int, int], Array] = {}
 
     def through(number: int, Y: Array) -> Array:
@@ -178,10 +176,9 @@ def _mkl(weights: Weights, biases: Sequence[Array], threads: int) -> Engine:
         buffers.clear()
         return _cut(X, width)
 
-    nbytes = sum(W.data.nbytes + W.indices.nbytes + W.indptr.nbytes for W, _ in layers)
     return Engine(
         lambda chunks: [through(k, Y) for k, Y in enumerate(chunks)], enter, _leave,
-        lambda: nbytes,         mkl_get_max_threads(), chunks=CHUNKS,
+        lambda: nbytes, mkl_get_max_threads(), chunks=CHUNKS,
     )  # fmt: skip
 
 
@@ -194,14 +191,9 @@ def _leave(chunks: list[Any]) -> Array:
     return np.ascontiguousarray(np.concatenate([np.asarray(Z) for Z in chunks], axis=1).T)
 
 
-def _as_csr(weight: CSR | Array) -> CSR:
-    from gbdnn.weights.csr import as_csr
-
-    return weight if isinstance(weight, CSR) else as_csr(weight)
-
-
-def _full(weight: CSR | Array) -> Array:
-    return weight.to_dense(allow_dense=True) if isinstance(weight, CSR) else weight
+def _as_csr(weight: Weight) -> CSR:
+    csr: CSR = weight.pattern().with_entries(weight.entries)
+    return csr
 
 
 PEERS = {

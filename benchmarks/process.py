@@ -1,39 +1,155 @@
-"""What the races share: one run in a process of its own, and the line that says where it ran."""
+"""One measurement in a process of its own: a job goes in as JSON, a record comes back as JSON."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-from gbdnn.errors import BackendError
-
-__all__ = ["made_on", "record_of"]
+__all__ = ["COMMAND", "ROOT", "Job", "Record", "environment", "run", "status_bytes"]
 
 Record = dict[str, Any]
+ROOT = Path(__file__).resolve().parents[1]
+COMMAND = (sys.executable, "-P", "-m", "benchmarks.process")  # -P: not what the folder here holds
+POOLS = (
+    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS",
+    "NUMBA_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS",
+)  # fmt: skip
 
 
-def record_of(name: str, module: str, *words: str) -> Record:
-    """Return the JSON record that ``python -m module words`` prints.
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What one process measures.
 
-    Raises
-    ------
-    BackendError
-        If it prints no record; with the last line of its messages, under `name`.
+    A subclass adds fields that JSON can say, among them `threads`, and stands in a module of
+    `benchmarks`.
     """
-    command = [sys.executable, "-m", module, *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    threads: int
+
+    @property
+    def key(self) -> str:
+        """What tells jobs apart, as text."""
+        words = [f"{name}={value}" for name, value in asdict(self).items() if name != "timing"]
+        return " ".join([type(self).__name__, *words])
+
+    @property
+    def needed_bytes(self) -> int:
+        """About how much memory the process needs at its peak; 0 if that was not thought about."""
+        return 0
+
+    def measure(self) -> Record:
+        """Measure, in this process. A record with ``status="failed"`` has a `reason`."""
+        raise NotImplementedError
+
+    def describe(self, record: Record) -> str:
+        """Return a line about what was measured; "" for none."""
+        return ""
+
+
+def run(job: Job, timeout: float | None = None) -> Record:
+    """Measure a job in a fresh process.
+
+    Returns
+    -------
+    dict
+        What `Job.measure` returned, with `status` "ok"; or "failed" and a `reason`, whatever
+        happened to the process.
+    """
+    kind = type(job)
+    text = json.dumps([kind.__module__, kind.__qualname__, asdict(job)])
+    # A session of its own: Ctrl-C reaches this process only, which then ends the other.
+    process = subprocess.Popen(
+        COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=environment(job.threads), start_new_session=True, text=True, errors="replace",
+    )  # fmt: skip
     try:
-        record: Record = json.loads(done.stdout)
+        answer, messages = process.communicate(text, timeout)
+    except subprocess.TimeoutExpired:
+        _kill(process)
+        return _failed(f"no result within {timeout:g} s")
+    except BaseException:
+        _kill(process)
+        raise
+    if process.returncode < 0:
+        name = signal.Signals(-process.returncode).name
+        memory = ", perhaps out of memory" if name == "SIGKILL" else ""
+        return _failed(f"the process was ended by {name}{memory}")
+    try:
+        record: Record = json.loads(answer)
     except ValueError:
-        got = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise BackendError(name, "a result", got) from None
+        last = next((line for line in reversed(messages.splitlines()) if line.strip()), "")
+        return _failed(f"the process ended with status {process.returncode}: {last}".strip(": "))
     return record
 
 
-def made_on(record: Record) -> str:
-    """Return machine and versions of a record, as the end of a sentence."""
-    here = record["machine"]
-    packages = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
-    return f"{here['processor']}, {here['cores']} cores, {', '.join(here['vectors'])}; {packages}."
+def environment(threads: int) -> dict[str, str]:
+    """Return the environment of a measurement: every thread pool pinned, this checkout first."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("OMP_", "GOMP_", "KMP_", "NUMBA_NUM_THREADS"))
+    }
+    paths = [str(ROOT), *filter(None, [kept.get("PYTHONPATH")])]
+    pinned = dict.fromkeys(POOLS, str(threads)) | {"MKL_DYNAMIC": "FALSE"}
+    return kept | pinned | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _failed(reason: str) -> Record:
+    return {"status": "failed", "reason": reason}
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    """End a process and what it started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+# -- in the process of its own ---------------------------------------------------------------------
+
+
+def main() -> None:
+    """Read a job from standard input, write its record to standard output."""
+    _end_with_parent()
+    answer = os.dup(1)
+    os.dup2(2, 1)  # what libraries print must not mix with the record
+    module, name, fields = json.loads(sys.stdin.read())
+    try:
+        job: Job = getattr(import_module(module), name)(**fields)
+        record = {"status": "ok"} | job.measure()
+    except Exception as error:
+        record = _failed(f"{type(error).__name__}: {error}".strip())
+    with os.fdopen(answer, "w") as stream:
+        stream.write(json.dumps(record))
+
+
+def _end_with_parent() -> None:
+    """Linux: end when the parent ends, however it ends; be the first to go when memory is out."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    if sys.platform == "linux":
+        import ctypes
+
+        PR_SET_PDEATHSIG = 1
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def status_bytes(field: str) -> int:
+    """Return a size from /proc/self/status, 0 where there is none."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(field + ":"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+if __name__ == "__main__":
+    main()

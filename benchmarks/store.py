@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.process import Record
 from gbdnn.errors import DataUnavailableError, InputError, MissingDependencyError
 
 __all__ = ["NAME", "Results", "append", "load", "read", "require_writable"]
@@ -19,14 +20,14 @@ NAME = "results.jsonl"
 class Results:
     """The records of a folder, and a message for each line that could not be read."""
 
-    records: list[dict[str, Any]]
+    records: list[Record]
     damaged: list[str]
 
 
 def read(folder: Path | str) -> Results:
     """Return the records in a folder; lines that are damaged are named and left out.
 
-    A line is damaged when a sweep was killed, or the disk was full, while it was written.
+    A line is damaged when a measurement was killed, or the disk was full, while it was written.
     """
     path = Path(folder) / NAME
     records, damaged = [], []
@@ -48,7 +49,7 @@ def read(folder: Path | str) -> Results:
     return Results(records, damaged)
 
 
-def append(folder: Path | str, record: dict[str, Any]) -> None:
+def append(folder: Path | str, record: Record) -> None:
     """Add one record and wait until it is on the disk; on failure the file is as it was.
 
     Raises
@@ -88,12 +89,12 @@ def require_writable(folder: Path | str) -> None:
 
 
 def load(folder: Path | str) -> Any:
-    """Return the results as a tidy DataFrame: one row per cell, the last record of each.
+    """Return the results as a tidy DataFrame: one row per job and round, the last record of each.
 
     Parameters
     ----------
     folder : path
-        What ``gbdnn bench sweep --out`` wrote.
+        What ``gbdnn bench ... --out`` wrote.
 
     Returns
     -------
@@ -112,7 +113,7 @@ def load(folder: Path | str) -> Any:
         import pandas as pd
     except ImportError:
         raise MissingDependencyError(
-            "benchmarks.load", "pandas", "no such package", "Run: pip install 'gbdnn[bench]'"
+            "benchmarks.store.load", "pandas", "no such package", "Run: pip install 'gbdnn[bench]'"
         ) from None
     found = read(folder)
     if not found.records:
@@ -120,12 +121,15 @@ def load(folder: Path | str) -> Any:
             "folder", f"results in {Path(folder) / NAME}", "none",
             "Measure first: gbdnn bench sweep --out FOLDER",
         )  # fmt: skip
-    latest = {record.get("key", str(k)): record for k, record in enumerate(found.records)}
+    latest = {
+        (record.get("key", k), record.get("round")): record
+        for k, record in enumerate(found.records)
+    }
     return pd.DataFrame([_flat(record) for record in latest.values()])
 
 
-def _flat(record: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flat(record: Record) -> Record:
+    flat: Record = {}
     for name, value in record.items():
         if isinstance(value, dict):
             flat |= {f"{name}.{part}": _plain(entry) for part, entry in value.items()}
@@ -138,7 +142,7 @@ def _plain(value: Any) -> Any:
     return "; ".join(map(str, value)) if isinstance(value, list) else value
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
+def _parse(line: bytes) -> Record | None:
     try:
         record = json.loads(line)
     except ValueError:

@@ -11,9 +11,10 @@ import os
 
 import pytest
 
-from benchmarks import engines, peers, worker
-from benchmarks.cells import Cell
-from benchmarks.oracle import compare
+from benchmarks import peers
+from benchmarks.correctness import agreement
+from benchmarks.measuring import make_network, prepared
+from benchmarks.sweep import SweepJob
 
 FULL = os.environ.get("GBDNN_BENCH") == "full"
 SIZES = (512, 2048, 8192) if FULL else (512, 2048)
@@ -28,25 +29,24 @@ ENGINES = ("dense", "graphblas", "fused", "scipy", "torch-csr", "torch-dense", "
 @pytest.mark.parametrize("size", SIZES)
 def test_forward(benchmark, engine, size, density, batch):
     """h(W Y + b), one layer, neuron-major."""
-    cell = Cell(engine, "affine", size, 1, density, batch, 1)
-    if engine in peers.PEERS and (how := peers.missing(engine)) is not None:
+    if (how := peers.missing(engine)) is not None:
         pytest.skip(f"not installed: {how}")
-    weights, biases, X = worker.make_network(cell)
-    if engine in peers.PEERS:
-        prepared = peers.prepare(engine, weights, biases, cell.threads)
-    else:
-        prepared = engines.prepare(engine, cell.op, weights, biases, cell.threads)
+    job = SweepJob(
+        engine=engine, op="affine", size=size, layers=1, density=density, batch=batch, threads=1
+    )
+    weights, biases, X = make_network(job)
+    made = prepared(job, weights, biases)
     benchmark.group = f"size {size}, density {density}, batch {batch}"
     benchmark.extra_info.update(
-        backend=engine, size=size, density=density, batch=batch, nnz=cell.nnz,
-        edges=cell.nnz * batch, threads=cell.threads,
+        backend=engine, size=size, density=density, batch=batch, nnz=job.nnz,
+        edges=job.nnz * batch, threads=job.threads,
     )  # fmt: skip
-    with prepared.scope():
-        entered = prepared.enter(X, batch)
-        prepared.run(entered)
-        result = benchmark(prepared.run, entered)
-        assert compare(weights, biases, X, prepared.leave(result)).right
-    benchmark.extra_info["weight_bytes"] = prepared.nbytes()
+    with made.scope():
+        entered = made.enter(X, batch)
+        made.run(entered)
+        result = benchmark(made.run, entered)
+        assert agreement(weights, biases, X, made.leave(result)).right
+    benchmark.extra_info["weight_bytes"] = made.nbytes()
     if benchmark.stats is not None:  # None with --benchmark-disable
-        rate = cell.nnz * batch / benchmark.stats.stats.median / 1e9
+        rate = job.nnz * batch / benchmark.stats.stats.median / 1e9
         benchmark.extra_info["gedge_per_s"] = rate

@@ -7,7 +7,10 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
+
+import numpy as np
 
 __all__ = ["Timed", "Timing", "measure", "median_spread"]
 
@@ -33,6 +36,11 @@ class Timing:
     spread: float = 0.05
     min_time: float = 0.2
     max_time: float = 5.0
+
+    @classmethod
+    def fixed(cls, rounds: int, seconds: float) -> Timing:
+        """At least so many rounds and seconds, however uncertain the median is then."""
+        return cls(rounds, math.inf, seconds, 8 * max(seconds, 1.0))
 
 
 @dataclass(frozen=True)
@@ -66,12 +74,9 @@ def measure(call: Callable[[], Any], timing: Timing) -> Timed:
     finally:
         if collecting:
             gc.enable()
-    seconds.sort()
-    quantile = [_quantile(seconds, part) for part in (0.5, 0.25, 0.75)]
-    return Timed(
-        quantile[0], seconds[0], quantile[1], quantile[2], median_spread(seconds),
-        len(seconds), repeat, len(warmup), steady,
-    )  # fmt: skip
+    middle, low, high = map(float, np.quantile(seconds, (0.5, 0.25, 0.75)))
+    spread = median_spread(seconds)
+    return Timed(middle, min(seconds), low, high, spread, len(seconds), repeat, len(warmup), steady)
 
 
 def median_spread(seconds: list[float]) -> float:
@@ -81,9 +86,8 @@ def median_spread(seconds: list[float]) -> float:
     2.5 % and 97.5 % points of a binomial distribution (normal approximation). Below 6 values it
     is the whole range.
     """
-    ordered, n = sorted(seconds), len(seconds)
+    ordered, n, middle = sorted(seconds), len(seconds), median(seconds)
     low = max(math.floor((n - 1.96 * math.sqrt(n)) / 2), 0) if n >= 6 else 0
-    middle = _quantile(ordered, 0.5)
     return (ordered[n - 1 - low] - ordered[low]) / 2 / middle if middle > 0 else 0.0
 
 
@@ -108,9 +112,3 @@ def _enough(seconds: list[float], repeat: int, timing: Timing) -> bool:
     if len(seconds) < timing.rounds or spent < timing.min_time:
         return False
     return median_spread(seconds) <= timing.spread
-
-
-def _quantile(ordered: list[float], part: float) -> float:
-    place = part * (len(ordered) - 1)
-    low, high = ordered[math.floor(place)], ordered[math.ceil(place)]
-    return low + (high - low) * (place - math.floor(place))

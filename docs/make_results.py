@@ -4,11 +4,13 @@ import shutil
 import sys
 from pathlib import Path
 
-import pandas as pd
+DOCS = Path(__file__).resolve().parent
+sys.path.insert(0, str(DOCS.parent))
 
-from benchmarks import load
+from benchmarks import store, tables  # noqa: E402
+from benchmarks.rounds import grouped  # noqa: E402
+from benchmarks.sweep_table import marks  # noqa: E402
 
-DOCS = Path(__file__).parent
 ENGINES = ["fused", "auto", "graphblas", "dense", "torch-csr", "torch-dense", "scipy"]
 BEGIN, END = "<!-- docs/make_results.py writes {} from here -->", "<!-- to here -->"
 HEAD = """# Results
@@ -41,7 +43,7 @@ def into_readme(name: str, table: str) -> None:
 
 
 def challenge(out: Path) -> str:
-    """Return the race on 1024 x 120."""
+    """Return the comparison on 1024 x 120."""
     text = (out / "challenge.md").read_text()
     return (
         "## The Graph Challenge, 1,024 neurons x 120 layers, against torch\n\n"
@@ -64,63 +66,54 @@ def networks(out: Path) -> str:
 
 def mlp(folder: Path) -> str:
     """Return time by batch and density, engine by engine."""
-    frame = load(folder)
-    frame = frame[frame["status"] == "ok"]
-    engines = [name for name in ENGINES if name in set(frame["engine"])]
-    milliseconds = frame.assign(ms=frame["seconds"] * 1e3).pivot_table(
-        index=["batch", "density"], columns="engine", values="ms"
-    )[engines]
-    milliseconds = milliseconds.sort_index(ascending=[True, False])
-    rates = frame[frame["engine"] == "fused"].set_index(["batch", "density"])
-    lines = [
-        "| batch | density | " + " | ".join(engines) + " | fused GEdge/s | of the limit "
-        "| torch-csr / fused | dense / fused | auto / best |",
-        "|--:" * (len(engines) + 7) + "|",
-    ]
-    for (batch, density), row in milliseconds.iterrows():
-        cells = [mark(frame, engine, batch, density, row[engine]) for engine in engines]
-        rate = rates.loc[(batch, density)]
-        own = row[[name for name in ("fused", "graphblas", "dense") if name in engines]].min()
-        ratios = [
-            row.get("torch-csr") / row["fused"],
-            row["dense"] / row["fused"],
-            row["auto"] / own,
-        ]
-        lines.append(
-            f"| {batch} | {density:.0%} | " + " | ".join(cells)
-            + f" | {rate['gedge_per_s']:.1f} | {limit(rate)} | "
-            + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |"
-        )  # fmt: skip
+    records = measured(folder)
+    engines = [name for name in ENGINES if any(record["engine"] == name for record in records)]
+    heads = ["batch", "density", *engines, "fused GEdge/s", "of the limit", "torch-csr / fused",
+             "dense / fused", "auto / best"]  # fmt: skip
+    rows = []
+    groups = grouped(records, "batch", "density")
+    for batch, density in sorted(groups, key=lambda key: (key[0], -key[1])):
+        row = {record["engine"]: record for record in groups[batch, density]}
+        ms = {name: 1e3 * record["seconds"] for name, record in row.items()}
+        best = min(ms[name] for name in ("fused", "graphblas", "dense") if name in ms)
+        fused, fraction = row["fused"], row["fused"]["roofline_fraction"]
+        ratios = [(ms.get("torch-csr"), ms["fused"]), (ms.get("dense"), ms["fused"]),
+                  (ms.get("auto"), best)]  # fmt: skip
+        rows.append([
+            str(batch), f"{density:.0%}",
+            *(f"{ms[name]:.3g}{marks(row[name])}" if name in ms else "" for name in engines),
+            f"{fused['gedge_per_s']:.1f}", "" if fraction is None else f"{fraction:.0%}",
+            *("" if other is None else f"{other / own:.2f}" for other, own in ratios),
+        ])  # fmt: skip
     images = copy(folder, "mlp", ("speedup", "rate", "roofline", "memory"))
     return (
         "## A network of 4 layers, 2,048 x 2,048, ReLU\n\n"
         "`gbdnn bench sweep --preset mlp`; milliseconds for the whole network, medians. `!`:\n"
         "other programs were busy meanwhile; `~`: the median is uncertain by more than 5 %.\n\n"
-        + "\n".join(lines) + "\n\n" + origin(frame) + images
-    )  # fmt: skip
+        f"{tables.markdown(heads, rows)}\n{origin(records[0])}{images}"
+    )
 
 
 def kepner(folder: Path) -> str:
     """Return the figure of Kepner et al. 2017."""
-    if not (folder / "results.jsonl").exists():
+    records = measured(folder, everything=True)
+    if not records:
         return ""
-    frame = load(folder)
-    skipped = frame[frame["status"] != "ok"]
     left_out = "; ".join(
-        f"{row.engine} {row.size} at density {row.density:.2g} ({row.reason})"
-        for row in skipped.itertuples()
-    )
+        f"{r['engine']} {r['size']} at density {r['density']:.2g} ({r['reason']})"
+        for r in records if r["status"] != "ok"
+    )  # fmt: skip
     return (
         "## Time against inverse sparsity (Kepner et al. 2017, arXiv:1708.02937)\n\n"
         "`gbdnn bench sweep --preset kepner`, one layer, batch 64.\n\n"
         + copy(folder, "kepner", ("time", "memory", "speedup"))
-        + origin(frame[frame["status"] == "ok"])
+        + origin(next(r for r in records if r["status"] == "ok"))
         + (f"Left out: {left_out}.\n" if left_out else "")
     )
 
 
 def training(folder: Path) -> str:
-    """Return the race of training steps."""
+    """Return the comparison of training steps."""
     return (
         "## A training step against torch\n\n"
         "`gbdnn bench training`. fused steps are `Training.train_step` with all checks, what\n"
@@ -132,7 +125,7 @@ def training(folder: Path) -> str:
 
 
 def accuracy(folder: Path) -> str:
-    """Return the study of accuracy against sparsity."""
+    """Return accuracy against sparsity."""
     return (
         "## Accuracy against sparsity: MNIST\n\n"
         "`gbdnn bench accuracy`. All methods end at the same densities by layer (ERK). Accuracy\n"
@@ -144,39 +137,20 @@ def accuracy(folder: Path) -> str:
     )
 
 
-def mark(frame: pd.DataFrame, engine: str, batch: int, density: float, ms: float) -> str:
-    """Return a time, with what makes it doubtful."""
-    here = frame[
-        (frame["engine"] == engine) & (frame["batch"] == batch) & (frame["density"] == density)
-    ]
-    if here.empty:
-        return ""
-    row = here.iloc[0]
-    return f"{ms:.3g}" + "!" * int(row["others_busy"] > 0.1) + "~" * int(row["spread"] > 0.05)
+def measured(folder: Path, *, everything: bool = False) -> list[store.Record]:
+    """Return the last record of each job, of those that were measured, or of all."""
+    last = {record["key"]: record for record in store.read(folder).records}
+    return [record for record in last.values() if everything or record["status"] == "ok"]
 
 
-def limit(row: pd.Series) -> str:
-    """Return the fraction of the roofline."""
-    fraction = row.get("roofline_fraction")
-    return "" if fraction is None or pd.isna(fraction) else f"{fraction:.0%}"
-
-
-def origin(frame: pd.DataFrame) -> str:
-    """Return machine, limits and versions of the first record."""
-    row = frame.iloc[0]
-    machine = f"{row['machine.processor']}, {row['machine.cores']} cores"
-    packages = ", ".join(
-        f"{key.partition('.')[2]} {row[key]}"
-        for key in row.index
-        if key.startswith("versions.") and isinstance(row[key], str)
-    )
+def origin(record: store.Record) -> str:
+    """Return threads, machine, versions and the machine's limits, from a record of a sweep."""
     limits = ", ".join(
-        f"{key.partition('.')[2]} {row[key]:.0f}"
-        for key in row.index
-        if key.startswith("roofline.") and isinstance(row[key], float)
-    )
-    limits = f"; limits measured in the same run, in GFMA/s: {limits}" if limits else ""
-    return f"{int(row['threads'])} threads; {machine}{limits}; {packages}.\n\n"
+        f"{name} {rate:.0f}" for name, rate in (record["roofline"] or {}).items()
+        if name.partition("_")[0] in ("fma", "l1", "l2")
+    )  # fmt: skip
+    limits = f" Limits measured in the same run, in GFMA/s: {limits}." if limits else ""
+    return f"{tables.origin(record)}{limits}\n\n"
 
 
 def copy(folder: Path, prefix: str, names: tuple[str, ...]) -> str:

@@ -4,7 +4,6 @@
 set -euo pipefail
 images=$1
 out=${2:-docs/results}
-gbdnn calibrate --force
 gbdnn bench challenge --images "$images" --rounds 5 --out "$out"
 gbdnn challenge table --backend fused --images "$images" --out "$out/networks"
 gbdnn bench sweep --preset mlp --backends dense,graphblas,fused,auto \

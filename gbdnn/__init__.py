@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gbdnn import errors as errors
+    from gbdnn import models as models
     from gbdnn import pruning as pruning
     from gbdnn import topology as topology
     from gbdnn import training as training
     from gbdnn.estimators import SparseMLPClassifier as SparseMLPClassifier
     from gbdnn.estimators import SparseMLPRegressor as SparseMLPRegressor
-    from gbdnn.interchange.models import load as load
     from gbdnn.layers import GELU as GELU
     from gbdnn.layers import Dropout as Dropout
     from gbdnn.layers import Identity as Identity
@@ -28,11 +28,13 @@ if TYPE_CHECKING:
     from gbdnn.layers import Softmax as Softmax
     from gbdnn.layers import Tanh as Tanh
     from gbdnn.network import Network as Network
-    from gbdnn.pruning import prune as prune
+    from gbdnn.network import load as load
     from gbdnn.training import Trainer as Trainer
-    from gbdnn.weights.csr import CSR as CSR
-    from gbdnn.weights.csr import as_csr as as_csr
-    from gbdnn.weights.csr import transpose as transpose
+    from gbdnn.training import prune as prune
+    from gbdnn.weights import CSR as CSR
+    from gbdnn.weights import Dense as Dense
+    from gbdnn.weights import as_csr as as_csr
+    from gbdnn.weights.patterns import transpose as transpose
 
 __version__ = "0.1.0"
 
@@ -41,14 +43,19 @@ _HOMES = {
     "gbdnn.layers": (
         "Dropout", "GELU", "Identity", "LeakyReLU", "Linear", "ReLU", "Sigmoid", "Softmax", "Tanh",
     ),
-    "gbdnn.network": ("Network",),
-    "gbdnn.interchange.models": ("load",),
-    "gbdnn.pruning": ("prune",),
-    "gbdnn.weights.csr": ("CSR", "as_csr", "transpose"),
-    "gbdnn.training": ("Trainer",),
+    "gbdnn.network": ("Network", "load"),
+    "gbdnn.training": ("Trainer", "prune"),
+    "gbdnn.weights": ("CSR", "Dense", "as_csr"),
+    "gbdnn.weights.patterns": ("transpose",),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
-_MODULES = ("backends", "challenge", "errors", "functional", "pruning", "topology", "training")
+_MODULES = {
+    name: f"gbdnn.{name}"
+    for name in (
+        "backends", "challenge", "errors", "layers", "models", "pruning", "quantization",
+        "topology", "training", "weights",
+    )
+} | {"functional": "gbdnn.layers.functional"}  # fmt: skip
 
 __all__ = ["__version__", *sorted(_HOME_OF), *_MODULES]
 
@@ -57,7 +64,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOME_OF:
         return getattr(import_module(_HOME_OF[name]), name)
     if name in _MODULES:
-        return import_module(f"gbdnn.{name}")
+        return import_module(_MODULES[name])
     raise AttributeError(f"module 'gbdnn' has no attribute {name!r}")
 
 

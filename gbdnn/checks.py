@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from gbdnn.errors import DtypeError, InputError
+from gbdnn.errors import DtypeError, InputError, choose
 
-__all__ = ["count", "fraction", "generator_or_seed", "not_negative", "positive"]
+__all__ = [
+    "count", "entry", "fraction", "generator_or_seed", "not_negative", "positive", "within",
+]  # fmt: skip
 
 
 def positive(name: str, value: Any) -> float:
@@ -33,12 +37,29 @@ def fraction(name: str, value: Any) -> float:
     return float(value)
 
 
-def count(name: str, value: Any) -> int:
-    """A whole number from 1 up."""
+def count(name: str, value: Any, least: int = 1) -> int:
+    """A whole number from `least` up."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or value < 1:
-        raise InputError(name, "a whole number from 1 up", repr(value))
+    if not whole or value < least:
+        raise InputError(name, f"a whole number from {least} up", repr(value))
     return int(value)
+
+
+def within(name: str, value: Any, interval: str, *, whole: bool = False) -> float:
+    """A number of an interval as mathematics writes it, such as "(0, 1]"; or a whole one.
+
+    With `whole` floats without a fraction are taken too, and infinity where "inf]" includes it.
+    """
+    low, high = map(float, interval[1:-1].split(","))
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not (
+        number
+        and (low < value or (interval[0] == "[" and value == low))
+        and (value < high or (interval[-1] == "]" and value == high))
+        and (not whole or value == math.inf or value % 1 == 0)
+    ):
+        raise InputError(name, f"a {'whole ' * whole}number in {interval}", repr(value))
+    return float(value)
 
 
 def generator_or_seed(name: str, value: Any) -> int | np.random.Generator:
@@ -49,6 +70,16 @@ def generator_or_seed(name: str, value: Any) -> int | np.random.Generator:
         return int(value)
     expected = "a numpy.random.Generator or a whole number from 0 up"
     raise DtypeError(name, expected, repr(value))
+
+
+def entry(name: str, value: Any, table: Mapping[str, Callable[[], Any]], *members: str) -> Any:
+    """What ``table[value]`` makes, for a name; anything else must have `members`."""
+    if isinstance(value, str):
+        return table[choose(name, value, table)]()
+    if isinstance(value, type) or not all(hasattr(value, member) for member in members):
+        known, got = ", ".join(map(repr, sorted(table))), type(value).__name__
+        raise DtypeError(name, f"one of {known}, or an object with {', '.join(members)}", got)
+    return value
 
 
 def _is_number(value: Any) -> bool:

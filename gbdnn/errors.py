@@ -23,6 +23,7 @@ Every message has the same four parts: the argument, what was expected, what cam
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 from typing import Any
 
@@ -128,11 +129,17 @@ class DivergenceError(GbdnnError, ArithmeticError):
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Ctrl-C during a training; `result` is the training after its last whole step."""
+    """Ctrl-C or SIGTERM during a training; `result` is the training after its last whole step.
 
-    def __init__(self, result: Any = None) -> None:
+    Attributes
+    ----------
+    signal : int
+        SIGINT or SIGTERM.
+    """
+
+    def __init__(self, result: Any = None, *, signal: int = signal.SIGINT) -> None:
         super().__init__("training interrupted; the exception's `result` has what was reached")
-        self.result = result
+        self.result, self.signal = result, signal
 
 
 def choose(argument: str, name: object, known: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from gbdnn.errors import InputError
 
 __all__ = [
-    "available_bytes", "available_cores", "check_threads", "info", "machine", "peak_rss_bytes",
+    "available_bytes", "available_cores", "check_threads", "machine", "peak_rss_bytes",
     "versions",
 ]  # fmt: skip
 
@@ -59,40 +59,6 @@ def machine() -> dict[str, Any]:
         "vectors": vectors,
         "system": f"{platform.system()} {platform.release()}",
     }
-
-
-def info() -> dict[str, Any]:
-    """Return all that a bug report needs. Starts GraphBLAS."""
-    import numpy as np
-    from threadpoolctl import threadpool_info
-
-    from gbdnn.backends import BACKENDS
-    from gbdnn.backends.graphblas import start
-
-    gb = start.graphblas()
-    np.ones((2, 2)) @ np.ones((2, 2))  # loads BLAS
-    variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "GBDNN_CACHE_DIR")
-    return {
-        "versions": versions(),
-        "machine": machine(),
-        "memory": {"available_bytes": available_bytes(), "peak_rss_bytes": peak_rss_bytes()},
-        "backends": sorted(BACKENDS),
-        "graphblas": {
-            "blocking": start.is_blocking(),
-            "threads": gb.ss.config["nthreads"],
-            "jit": gb.ss.config["jit_c_control"],
-            "kernels": "factory (compiled in): FP32, FP64, INT32, INT64 with built-in operators",
-            "fork_guard": start.fork_guard_installed(),
-        },
-        "blas": [
-            {key: pool[key] for key in ("internal_api", "version", "num_threads", "architecture")
-             if key in pool}
-            for pool in threadpool_info()
-            if pool["user_api"] == "blas"
-        ],
-        "environment": {name: os.environ[name] for name in variables if name in os.environ},
-        "executable": sys.executable,
-    }  # fmt: skip
 
 
 def available_bytes() -> int:

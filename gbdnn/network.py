@@ -2,39 +2,46 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gbdnn.backends import get_backend
 from gbdnn.backends.base import Backend
-from gbdnn.data.inputs import as_inputs
-from gbdnn.errors import DtypeError, InputError, MemoryBudgetError, ShapeError
+from gbdnn.data.inputs import SequenceInputs, as_inputs
+from gbdnn.errors import (
+    DtypeError,
+    FileFormatError,
+    InputError,
+    MemoryBudgetError,
+    ShapeError,
+    choose,
+)
 from gbdnn.execution import executor
-from gbdnn.execution.executor import Affine, Step
-from gbdnn.layers import Activation, Dropout, Identity, Linear, activation
+from gbdnn.execution.source import Source
+from gbdnn.execution.steps import Compiled, Step, compiled, grouped, prepared_step
+from gbdnn.interchange.models import load_layers, save_layers
+from gbdnn.layers import Layer, activation
 from gbdnn.machine import available_bytes, check_threads
 from gbdnn.progress import bar
-from gbdnn.summary import Summary, summary_row
+from gbdnn.summary import Summary, summarised
+from gbdnn.types import Array, FilePath
+from gbdnn.weights import Weight
 
-__all__ = ["Network", "grouped"]
-
-Array = npt.NDArray[Any]
+__all__ = ["Network", "load"]
 
 
-class Network:
+class Network(Source):
     """Y_{k+1} = h_k(W_k Y_k + b_k) for k = 0 ... L-1 (Kepner et al. 2017, section II).
 
     Parameters
     ----------
-    layers : iterable of Linear, activations and names of activations
-        Starts with a `Linear`; each takes what the one before gives. For example
+    layers : iterable of layers and names of activations
+        Starts with a layer that has weights; each takes what the one before gives. For example
         ``Network([Linear(W0, b0), "relu", Linear(W1, b1), "softmax"])``.
     metadata : dict, optional
         What a model file holds besides the network.
@@ -53,7 +60,7 @@ class Network:
     nbytes : int
         Bytes of weights and biases as the layers hold them.
     depth, widest : int
-        Number of linear layers; largest number of features anywhere.
+        Number of layers with weights; largest number of features anywhere.
 
     Raises
     ------
@@ -64,25 +71,22 @@ class Network:
     """
 
     def __init__(
-        self,
-        layers: Iterable[Linear | Activation | str],
-        *,
-        metadata: Mapping[str, Any] | None = None,
+        self, layers: Iterable[Layer | str], *, metadata: Mapping[str, Any] | None = None
     ) -> None:
-        self.layers = tuple(_as_layer(layer, k) for k, layer in enumerate(_sequence(layers)))
-        self._linears = [layer for layer in self.layers if isinstance(layer, Linear)]
-        _check_chain(self.layers, self._linears)
-        self._affines = tuple(_affines(self.layers))
-        self.in_features = self._linears[0].in_features
-        self.out_features = self._linears[-1].out_features
-        self.dtype = self._linears[0].dtype
-        self.edges = sum(layer.edges for layer in self._linears)
-        self.nbytes = sum(layer.weight.nbytes + layer.bias.nbytes for layer in self._linears)
-        self.depth = len(self._linears)
-        self.widest = max(self.in_features, *(layer.out_features for layer in self._linears))
+        self.layers = tuple(_as_layer(layer, k) for k, layer in enumerate(_listed(layers)))
+        _check_chain(self.layers)
+        groups = list(grouped(self.layers))
+        self._groups = [layers for _, layers in groups]
+        firsts = [layers[0] for layers in self._groups]
+        self.in_features, self.out_features = _features(firsts[0])[0], _features(firsts[-1])[1]
+        self.dtype = next(layer.dtype for layer in self.layers if layer.dtype is not None)
+        self.edges = sum(layer.edges for layer in self.layers)
+        self.nbytes = sum(layer.nbytes for layer in self.layers)
+        self.depth = len(groups)
+        self.widest = max(self.in_features, *(_features(layer)[1] for layer in firsts))
         self.metadata = dict(metadata or {})
-        self._prepared: dict[str, list[Step]] = {}
-        self._chains: dict[str, Any] = {}
+        self._steps: dict[str, list[Step]] = {}
+        self._compiled: dict[str, Compiled | None] = {}
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -91,14 +95,69 @@ class Network:
     def __repr__(self) -> str:
         return f"Network({', '.join(map(repr, self.layers))})"
 
-    def astype(self, dtype: npt.DTypeLike) -> Network:
-        """Return the network in another float dtype."""
-        layers = (
-            layer.astype(dtype) if isinstance(layer, Linear) else layer for layer in self.layers
-        )
+    @property
+    def parameters(self) -> dict[str, Weight | Array]:
+        """All that is learned, by names: "layers.2.weight" is the weight of ``layers[2]``."""
+        return {
+            f"{prefix}.{name}": value
+            for prefix, layer in self.named_layers.items()
+            for name, value in layer.parameters.items()
+        }
+
+    @property
+    def named_layers(self) -> dict[str, Layer]:
+        """The layers by the prefixes of these names: "layers.2" is ``layers[2]``."""
+        return {f"layers.{k}": layer for k, layer in enumerate(self.layers)}
+
+    @property
+    def weights(self) -> dict[str, Weight]:
+        """Those of `parameters` that are weights."""
+        return {name: p for name, p in self.parameters.items() if isinstance(p, Weight)}
+
+    def replaced(self, parameters: Mapping[str, Any]) -> Network:
+        """Return the network with some parameters exchanged; other layers are shared.
+
+        Parameters
+        ----------
+        parameters : dict
+            By the names of `parameters`; weights may have other patterns and forms.
+
+        Raises
+        ------
+        UnknownNameError
+            For a name that the network has not.
+        """
+        known = self.parameters
+        new: dict[int, dict[str, Any]] = {}
+        for name, value in parameters.items():
+            _, number, own = choose("parameters", name, known).split(".", 2)
+            new.setdefault(int(number), {})[own] = value
+        layers = [
+            layer.replaced(**new[k]) if k in new else layer for k, layer in enumerate(self.layers)
+        ]
         return Network(layers, metadata=self.metadata)
 
-    def save(self, path: str | os.PathLike[str], *, extra: Mapping[str, Any] | None = None) -> None:
+    def astype(self, dtype: npt.DTypeLike) -> Network:
+        """Return the network in another float dtype."""
+        return Network([layer.astype(dtype) for layer in self.layers], metadata=self.metadata)
+
+    def release(self, backend: str | None = None) -> None:
+        """Forget the forms that backends have made of the weights; the next call makes them again.
+
+        Each backend's form is made at its first call and kept as long as the network lives, so that
+        a network that has been computed on several backends holds several copies of its weights.
+
+        Parameters
+        ----------
+        backend : str, optional
+            Only this backend's; default all.
+        """
+        with self._lock:
+            for name in list(self._steps) if backend is None else [backend]:
+                self._steps.pop(name, None)
+                self._compiled.pop(name, None)
+
+    def save(self, path: FilePath, *, extra: Mapping[str, Any] | None = None) -> None:
         """Write the network to a safetensors file that `gbdnn.load` reads.
 
         Parameters
@@ -116,9 +175,7 @@ class Network:
         InputError, DtypeError
             `extra` or `metadata` cannot be written.
         """
-        from gbdnn.interchange.models import save
-
-        save(self, path, extra=extra)
+        save_layers(path, self.layers, {**self.metadata, **(extra or {})})
 
     def predict(
         self,
@@ -130,22 +187,23 @@ class Network:
         progress: bool | Callable[[int], None] = False,
         check_finite: bool = True,
         skip: bool = True,
-    ) -> Array:
+    ) -> Any:
         """Return the last layer's output for each sample.
 
         Parameters
         ----------
-        X : array_like or scipy sparse, shape (n_samples, in_features)
-            Any real dtype and memory order; never modified, a sparse batch is never made dense.
+        X : array_like or scipy sparse, shape (n_samples, in_features), or sequences
+            Any real dtype and memory order; never modified, a sparse batch is never copied or made
+            dense. Sequences are a list of ndarrays of shape (time_i, in_features).
         backend : str
             "fused", "graphblas", "graphblas-reference", "dense" or "auto", which picks one for each
-            layer from times measured on this machine (some seconds at its first use).
+            layer by a fixed rule (`gbdnn.backends.auto`).
         batch_size : int, optional
             Samples that go through the layers together (the tile); default what is fastest.
         threads : int, optional
             Default all cores.
         progress : bool or callable
-            True draws a bar on standard error; a callable gets the number of (sample, layer)
+            True draws a bar on standard error; a callable gets the number of (sample, step)
             pairs just done, from any thread.
         check_finite : bool
             Refuse NaN and infinity in X. Without the check they spread as the backend's arithmetic
@@ -156,6 +214,7 @@ class Network:
         Returns
         -------
         ndarray of `self.dtype`, shape (n_samples, out_features), C-contiguous
+            For sequences a list of arrays of shape (time_i, out_features).
 
         Raises
         ------
@@ -169,11 +228,11 @@ class Network:
         Notes
         -----
         May be called from several threads at once. The backend's form of the weights is made at
-        the first call and kept.
+        the first call and kept until `release`.
         """
         chosen = get_backend(backend)
         inputs = as_inputs(X, self.in_features, self.dtype, finite=check_finite, later=True)
-        out = _output(inputs.count, self.out_features, self.dtype)
+        out = _output(inputs.rows, self.out_features, self.dtype)
         options: dict[str, Any] = {
             "backend": chosen,
             "threads": check_threads(threads),
@@ -188,58 +247,62 @@ class Network:
                 executor.run(self, inputs, sink, progress=advance, **options)
         else:
             executor.run(self, inputs, sink, progress=progress or None, **options)
-        return out
+        return inputs.split(out) if isinstance(inputs, SequenceInputs) else out
 
-    def summary(
-        self, backend: str | None = None, *, batch_size: int = 64, threads: int | None = None
-    ) -> Summary:
+    def summary(self, backend: str | None = None) -> Summary:
         """Return a table of the layers: shape, non-zeros, density, bytes, edges.
 
         Parameters
         ----------
         backend : str, optional
-            Adds a column with the engine that computes each layer. With "auto" that is what the
-            cost table of this machine says (the first use measures it); nothing is computed.
-        batch_size : int
-            Samples in a call of `predict` for which "auto" is asked.
-        threads : int, optional
-            Default all cores.
+            Adds a column with the backend that computes each layer; with "auto" that is what its
+            rule says. Nothing is computed.
         """
-        engines = [""] * len(self.layers)
+        engines: list[str] | None = None
         if backend is not None:
             chosen = get_backend(backend)
-            batch, cores = _check_batch_size(batch_size) or 1, check_threads(threads)
-            choice = getattr(chosen, "choice", lambda *layer: backend)
             engines = [
-                choice(layer.weight, batch, cores) if isinstance(layer, Linear) else ""
+                ", ".join(dict.fromkeys(chosen.engine(getattr(layer, name))
+                                        for name in layer.weight_names))
                 for layer in self.layers
-            ]
-        rows = (
-            summary_row(k, layer) | ({"backend": engine} if backend is not None else {})
-            for k, (layer, engine) in enumerate(zip(self.layers, engines, strict=True))
-        )
-        return Summary(tuple(rows))
+            ]  # fmt: skip
+        return summarised(self.layers, engines)
 
     # -- what the executor asks of a source of layers ----------------------------------------------
 
-    lazy = False
-    keeps: frozenset[float] = frozenset()
-
     def steps(self, backend: Backend, start: int = 0) -> Iterator[Step]:
-        """Yield the layers in the backend's form, made once and kept."""
+        """Yield the steps in the backend's form, made once and kept."""
         with self._lock:
-            if backend.name not in self._prepared:
-                self._prepared[backend.name] = [
-                    executor.prepare_step(backend, affine) for affine in self._affines
+            if backend.name not in self._steps:
+                self._steps[backend.name] = [
+                    prepared_step(backend, layers) for layers in self._groups
                 ]
-        return iter(self._prepared[backend.name][start:])
+            return iter(self._steps[backend.name][start:])
 
-    def chain(self, backend: Backend) -> Any:
-        """Return the layers as one compiled call, made once and kept; None if there is no such."""
-        if backend.name not in self._chains:
-            make = getattr(backend, "chain", None)
-            self._chains[backend.name] = make and make(list(self.steps(backend)))
-        return self._chains[backend.name]
+    def compiled(self, backend: Backend) -> Compiled | None:
+        """Return the network as one compiled call, made once and kept; None if there is none."""
+        name = backend.name
+        if name not in self._compiled:
+            self._compiled[name] = compiled(backend, list(self.steps(backend)))
+        return self._compiled[name]
+
+
+def load(path: FilePath) -> Network:
+    """Return a network that `Network.save` wrote, equal bit by bit; `path` may have any name.
+
+    What the file holds besides is in `Network.metadata`.
+
+    Raises
+    ------
+    DataUnavailableError, FileFormatError, MemoryBudgetError
+        See `gbdnn.files.tensors.read_tensors`; digests, sizes, patterns and values are checked.
+    """
+    layers, metadata = load_layers(path)
+    try:
+        return Network(layers, metadata=metadata)
+    except (InputError, DtypeError) as error:
+        what = f"{path}, {error.argument}"
+        raise FileFormatError(what, error.expected, error.got, "The file is damaged.") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,70 +333,51 @@ def _rebuilt(layers: Any, metadata: Mapping[str, Any]) -> Network:
     return Network(layers, metadata=metadata)
 
 
-def _sequence(layers: Any) -> list[Any]:
-    if isinstance(layers, str | Linear) or not isinstance(layers, Iterable):
+def _listed(layers: Any) -> list[Any]:
+    if isinstance(layers, str | Layer) or not isinstance(layers, Iterable):
         raise DtypeError("layers", "a list of layers", type(layers).__name__)
     return list(layers)
 
 
-def _as_layer(layer: Any, number: int) -> Linear | Activation:
+def _as_layer(layer: Any, number: int) -> Layer:
     if isinstance(layer, str):
         return activation(layer)
-    if isinstance(layer, Linear | Activation):
+    if isinstance(layer, Layer):
         return layer
     raise DtypeError(
-        f"layers[{number}]", "a Linear, an activation or its name", type(layer).__name__,
+        f"layers[{number}]", "a layer or the name of an activation", type(layer).__name__,
         "Wrap weights as gbdnn.Linear(weight, bias).",
     )  # fmt: skip
 
 
-def _check_chain(layers: tuple[Linear | Activation, ...], linears: list[Linear]) -> None:
-    if not layers or not isinstance(layers[0], Linear):
+def _features(layer: Layer) -> tuple[int, int]:
+    into, out = layer.in_features, layer.out_features
+    if into is None or out is None:
+        raise DtypeError(layer.kind, "in_features and out_features", f"{into} and {out}")
+    return into, out
+
+
+def _check_chain(layers: tuple[Layer, ...]) -> None:
+    if not layers or layers[0].in_features is None:
         got = type(layers[0]).__name__ if layers else "nothing"
-        raise InputError("layers", "a Linear as the first layer", got)
-    for k, (left, right) in enumerate(pairwise(linears)):
-        if left.out_features != right.in_features:
+        raise InputError("layers", "a layer with weights as the first one, as a Linear is", got)
+    first, features = layers[0], _features(layers[0])[1]
+    for k, layer in enumerate(layers[1:], 1):
+        if layer.in_features is None:
+            continue
+        if layer.in_features != features:
             raise ShapeError(
-                f"layers: Linear number {k + 1}",
-                f"{left.out_features} in_features, the out_features of the one before",
-                f"{right.in_features}",
+                f"layers[{k}]",
+                f"{features} in_features, the out_features of the one before",
+                f"{layer.in_features}",
                 "Weights have the shape (out_features, in_features); a transposed one does this.",
             )
-        if left.dtype != right.dtype:
+        if layer.dtype is not None and layer.dtype != first.dtype:
             raise DtypeError(
-                f"layers: Linear number {k + 1}", f"{left.dtype} as before", f"{right.dtype}",
+                f"layers[{k}]", f"{first.dtype} as before", f"{layer.dtype}",
                 "Give all layers the same dtype=.",
             )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Chain:
-    """Several activations, one after the other."""
-
-    parts: tuple[Activation, ...]
-    clamp: tuple[float, float] | None = None
-
-    def apply(self, Z: Array) -> None:
-        for part in self.parts:
-            part.apply(Z)
-
-
-def grouped(
-    layers: tuple[Linear | Activation, ...],
-) -> Iterator[tuple[Linear, tuple[Activation, ...]]]:
-    """Yield each Linear with the activations that follow it."""
-    starts = [k for k, layer in enumerate(layers) if isinstance(layer, Linear)]
-    for start, stop in pairwise([*starts, len(layers)]):
-        linear, *after = layers[start:stop]
-        yield cast(Linear, linear), cast("tuple[Activation, ...]", tuple(after))
-
-
-def _affines(layers: tuple[Linear | Activation, ...]) -> Iterator[Affine]:
-    """Join each Linear with the activations that follow it; prediction drops nothing."""
-    for linear, behind in grouped(layers):
-        after = [layer for layer in behind if not isinstance(layer, Dropout)]
-        h = after[0] if len(after) == 1 else _Chain(tuple(after)) if after else Identity()
-        yield Affine(linear.weight, linear.bias, h)
+        features = _features(layer)[1]
 
 
 def _check_batch_size(batch_size: Any) -> int | None:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+from gbdnn.layers import Layer
 
-from gbdnn.layers import Activation, Linear
-from gbdnn.weights.csr import CSR
+__all__ = ["Summary", "summarised", "text_table"]
 
-__all__ = ["Summary", "summary_row"]
+
+def text_table(rows: Iterable[Sequence[str]], left: int = 1) -> str:
+    """Return rows of text as columns, of which the first `left` stand on the left."""
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    sides = ["<" if k < left else ">" for k in range(len(widths))]
+    return "\n".join(
+        "  ".join(map("{:{}{}}".format, row, sides, widths)).rstrip() for row in rows
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -22,57 +30,45 @@ class Summary:
     @property
     def total(self) -> dict[str, Any]:
         """Sums over the layers."""
-        linear = [row for row in self.rows if row["edges"]]
-        places = sum(row["out_features"] * row["in_features"] for row in linear)
-        edges = sum(row["edges"] for row in self.rows)
-        nnz = sum(row["nnz"] for row in self.rows)
-        nbytes = sum(row["bytes"] for row in self.rows)
-        density = nnz / places if places else 0.0
-        return {"nnz": nnz, "density": density, "bytes": nbytes, "edges": edges}
+        sums = {name: sum(row[name] for row in self.rows) for name in ("nnz", "bytes", "edges")}
+        places = sum(row["places"] for row in self.rows)
+        return sums | {"places": places, "density": sums["nnz"] / places if places else 0.0}
 
     def __str__(self) -> str:
-        head = ("layer", "kind", "shape (out x in)", "nnz", "density", "bytes", "edges")
-        lines = [(str(row["layer"]), row["kind"], _shape(row), *_numbers(row)) for row in self.rows]
-        table: list[tuple[str, ...]] = [head, *lines, ("total", "", "", *_numbers(self.total))]
-        if "backend" in self.rows[0]:
-            column = ["backend", *(row["backend"] for row in self.rows), ""]
-            table = [(*line, cell) for line, cell in zip(table, column, strict=True)]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        return "\n".join(
-            "  ".join(
-                cell.ljust(width) if k < 3 else cell.rjust(width)
-                for k, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in table
-        )
+        engines = "backend" in self.rows[0]
+        head = ["layer", "kind", "shape (out x in)", "nnz", "density", "bytes", "edges"]
+        table = [head + ["backend"] * engines]
+        for row in (*self.rows, self.total):
+            wide = row.get("in_features")
+            shape = f"{row['out_features']} x {row['in_features']}" if wide else ""
+            numbers = [
+                f"{row['nnz']:,}", f"{row['density']:.4%}", f"{row['bytes']:,}",
+                f"{row['edges']:,}",
+            ] if row["bytes"] else [""] * 4  # fmt: skip
+            names = [str(row.get("layer", "total")), row.get("kind", ""), shape]
+            table.append(names + numbers + [row.get("backend", "")] * engines)
+        return text_table(table, left=3)
 
     __repr__ = __str__
 
 
-def _shape(row: dict[str, Any]) -> str:
-    return f"{row['out_features']} x {row['in_features']}" if row["edges"] else ""
-
-
-def _numbers(row: dict[str, Any]) -> tuple[str, str, str, str]:
-    if not row["edges"]:
-        return "", "", "", ""
-    return f"{row['nnz']:,}", f"{row['density']:.4%}", f"{row['bytes']:,}", f"{row['edges']:,}"
-
-
-def summary_row(number: int, layer: Linear | Activation) -> dict[str, Any]:
-    """Return what the table says of a layer."""
-    row: dict[str, Any] = {"layer": number, "kind": type(layer).__name__}
-    if not isinstance(layer, Linear):
-        return row | {"in_features": 0, "out_features": 0, "nnz": 0, "density": 0.0} | {
-            "bytes": 0, "edges": 0,
-        }  # fmt: skip
-    weight = layer.weight
-    nnz = weight.nnz if isinstance(weight, CSR) else int(np.count_nonzero(weight))
-    return row | {
-        "in_features": layer.in_features,
-        "out_features": layer.out_features,
-        "nnz": nnz,
-        "density": nnz / (layer.in_features * layer.out_features),
-        "bytes": weight.nbytes + layer.bias.nbytes,
-        "edges": layer.edges,
-    }
+def summarised(layers: Sequence[Layer], engines: Sequence[str] | None = None) -> Summary:
+    """Return the table of layers; `engines` adds a column with the backend of each."""
+    rows = []
+    for k, layer in enumerate(layers):
+        weights = [getattr(layer, name) for name in layer.weight_names]
+        places = sum(weight.shape[0] * weight.shape[1] for weight in weights)
+        nnz = sum(weight.nnz for weight in weights)
+        row = {
+            "layer": k,
+            "kind": type(layer).__name__,
+            "in_features": layer.in_features or 0,
+            "out_features": layer.out_features or 0,
+            "nnz": nnz,
+            "places": places,
+            "density": nnz / places if places else 0.0,
+            "bytes": layer.nbytes,
+            "edges": layer.edges,
+        }
+        rows.append(row | ({} if engines is None else {"backend": engines[k]}))
+    return Summary(tuple(rows))

@@ -352,6 +352,9 @@ plt.show()
 # deep network pays once. Which kernel GraphBLAS chose can be asked:
 
 # %%
+import sys
+
+sys.path.insert(0, "..")  # where benchmarks is, a folder of the checkout
 from benchmarks.burble import kernels_of
 
 for name in ("paper's step, sparse Y", "bias first, accumulate"):

@@ -16,7 +16,7 @@
 #
 # A sparse layer does work in proportion to its non-zeros, a dense one to its places. Per unit of work a
 # dense product is faster, so there is a density at which the two cross. This notebook measures where,
-# with `benchmarks`: one process per cell, one engine per process, pinned threads, warm-up, medians with
+# with the folder `benchmarks`: one engine per process, pinned threads, warm-up, medians with
 # their spread, and every result compared with float64 before its time counts. The figure of
 # time against inverse sparsity is that of Kepner et al. 2017
 # ([arXiv:1708.02937](https://arxiv.org/abs/1708.02937)), at sizes that take a minute or two.
@@ -27,6 +27,7 @@
 
 # %%
 import os
+import sys
 import tempfile
 
 import matplotlib.pyplot as plt
@@ -34,11 +35,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import LogLocator
 
-from gbdnn.backends.fused.roofline import probe_roofline
-from benchmarks import grid, load, sweep
-from benchmarks.figures import crossover
-from benchmarks.timing import Timing
 from gbdnn.machine import machine, versions
+
+sys.path.insert(0, "..")  # where benchmarks is, a folder of the checkout
+from benchmarks.figures import crossover
+from benchmarks.roofline import probe_roofline
+from benchmarks.store import load
+from benchmarks.sweep import grid, sweep
+from benchmarks.timing import Timing
 
 FAST = os.environ.get("GBDNN_NOTEBOOK_FAST") == "1"  # smaller sizes, for the tests
 THREADS = 1  # of every engine: see the text
@@ -90,16 +94,17 @@ pd.DataFrame(limits).T.rename_axis("GEdge/s (1e9 multiply-adds/s)").round(1)
 SIZES = (256,) if FAST else (512, 2048)
 INVERSE = (1, 16) if FAST else (1, 2, 4, 8, 16, 64, 256, 1024)
 ENGINES = ("fused", "graphblas") if FAST else ("fused", "graphblas", "scipy")
-common = {"sizes": SIZES, "batches": (64,), "threads": THREADS, "ops": ("affine",)}
-cells = grid(ENGINES, densities=[1 / i for i in INVERSE], **common)
-cells += grid(["dense"], densities=[1 / 8], **common)
+common = {"sizes": SIZES, "batches": (64,), "threads": THREADS, "ops": ("affine",),
+          "timing": TIMING}
+jobs = grid(ENGINES, densities=[1 / i for i in INVERSE], **common)
+jobs += grid(["dense"], densities=[1 / 8], **common)
 with tempfile.TemporaryDirectory() as folder:
-    sweep(cells, folder, timing=TIMING)
+    sweep(jobs, folder)
     frame = load(folder)
 bad = frame[frame["status"] != "ok"]
 assert bad.empty, bad[["engine", "size", "density", "reason"]]
 
-print(f"{len(frame)} cells; half width of the median's 95 % interval: "
+print(f"{len(frame)} measurements; half width of the median's 95 % interval: "
       f"{frame['spread'].median():.1%} in the middle, {frame['spread'].max():.1%} at most; "
       f"other programs kept {frame['others_busy'].median():.1f} cores busy meanwhile; "
       f"largest error {frame['error_over_tolerance'].max():.2f} of what rounding allows")
@@ -184,7 +189,7 @@ per_weight.loc[SIZES[-1]].round(1)
 # %% [markdown]
 # ## Against the limit
 #
-# The same cells as rates. At low density a row has few non-zeros, and the fixed costs of a row and a
+# The same measurements as rates. At low density a row has few non-zeros, and the fixed costs of a row and a
 # call show; `graphblas` adds to its output in memory instead of in registers. The dotted lines are the
 # limits of one core from above.
 
@@ -226,16 +231,17 @@ best[["size", "engine", "density", "rate", "fma", "l1", "kernels"]].rename(colum
 # ## Where sparse loses
 #
 # Small layers, dense layers, single samples. Time of BLAS over time of the fused backend: above 1
-# sparse wins. The cells are the bare layer, from buffer to buffer.
+# sparse wins. Measured is the bare layer, from buffer to buffer.
 
 # %%
 LOSING_SIZES, LOSING_BATCHES = ((64,), (1,)) if FAST else ((64, 256, 1024), (1, 64))
 LOSING_DENSITIES = (0.5, 0.05) if FAST else (0.5, 0.25, 0.1, 0.02)
-common = {"sizes": LOSING_SIZES, "batches": LOSING_BATCHES, "threads": THREADS, "ops": ("affine",)}
-cells = grid(["fused"], densities=LOSING_DENSITIES, **common)
-cells += grid(["dense"], densities=LOSING_DENSITIES[:1], **common)
+common = {"sizes": LOSING_SIZES, "batches": LOSING_BATCHES, "threads": THREADS, "ops": ("affine",),
+          "timing": TIMING}
+jobs = grid(["fused"], densities=LOSING_DENSITIES, **common)
+jobs += grid(["dense"], densities=LOSING_DENSITIES[:1], **common)
 with tempfile.TemporaryDirectory() as folder:
-    sweep(cells, folder, timing=TIMING)
+    sweep(jobs, folder)
     losing = load(folder)
 assert (losing["status"] == "ok").all(), losing[["engine", "size", "status"]]
 ours = losing[losing["engine"] == "fused"].pivot(
@@ -260,7 +266,7 @@ ax.set(xlabel="density", title="fused against BLAS: below 1x (orange) sparse is 
 plt.show()
 lost = ratio.stack()
 lost = lost[lost < 1]
-print(f"Slower than BLAS in {len(lost)} of {ratio.size} cells:")
+print(f"Slower than BLAS in {len(lost)} of {ratio.size} cases:")
 for (batch, size, density), value in lost.items():
     print(f"  {size} x {size}, batch {batch}, density {density:.0%}: {value:.2f} times as fast")
 
@@ -323,7 +329,7 @@ def processor_flags():
 
 has = [name for name in ("amx_bf16", "avx512_bf16") if name in processor_flags()]
 if "amx_bf16" not in has:
-    print("AMX is not measured: this machine has no amx_bf16. Where there is, sparse loses in more cells.")
+    print("AMX is not measured: this machine has no amx_bf16. Where there is, sparse loses in more cases.")
 if has and not installed("torch"):
     print(f"The machine has {' and '.join(has)}, but torch, which would use it, is not installed.")
 elif has:

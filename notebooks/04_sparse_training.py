@@ -26,6 +26,7 @@
 # %%
 import math
 import os
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -39,11 +40,13 @@ import pandas as pd
 import gbdnn
 from gbdnn.backends import get_backend
 from gbdnn.backends.base import aligned_empty
-from benchmarks.burble import kernels_of
-from gbdnn.machine import machine, versions
-from gbdnn.machine import peak_rss_bytes
+from gbdnn.machine import machine, peak_rss_bytes, versions
 from gbdnn.pruning import prune, pruning_report, sparsifier
 from gbdnn.topology import erdos_renyi, erk_densities
+from gbdnn.weights import as_weight
+
+sys.path.insert(0, "..")  # where benchmarks is, a folder of the checkout
+from benchmarks.burble import kernels_of
 
 gb.init("suitesparse", blocking=True)
 FAST = os.environ.get("GBDNN_NOTEBOOK_FAST") == "1"  # smaller sizes, for the tests
@@ -311,11 +314,11 @@ def batch(features, width):
 def calls(name, weight):
     """Return the parts of a step on a backend as functions, and the bytes of the layer's state."""
     backend = get_backend(name)
-    form = backend.trainable(weight)
+    form = backend.prepare(as_weight(weight), trained=True)
     form.refresh(THREADS)
-    width = backend.training_width(SIZE, np.dtype(np.float32), BATCH)
+    width = backend.width(SIZE, np.dtype(np.float32), BATCH)
     Y, Z, dZ, dY = (batch(SIZE, width) for _ in range(4))
-    bias, relu, gradient = np.zeros(SIZE, np.float32), gbdnn.ReLU(), np.zeros_like(form.values)
+    bias, relu, gradient = np.zeros(SIZE, np.float32), (0.0, np.inf), np.zeros_like(form.values)
     state = {slot: np.zeros_like(form.values) for slot in adam.slots}
 
     def update():
@@ -323,9 +326,9 @@ def calls(name, weight):
                     threads=THREADS)
         form.refresh(THREADS)
 
-    steps = (lambda: backend.affine(form, Y, bias, relu, Z, THREADS),
-             lambda: backend.affine_input_grad(form, dZ, dY, THREADS),
-             lambda: backend.affine_weight_grad(form, dZ, Y, gradient, THREADS), update)
+    steps = (lambda: backend.affine(form, Y, bias, Z, clamp=relu, threads=THREADS),
+             lambda: backend.input_grad(form, dZ, dY, THREADS),
+             lambda: backend.weight_grad(form, dZ, Y, gradient, THREADS), update)
     numbers = form.nbytes + gradient.nbytes + sum(array.nbytes for array in state.values())
     return backend, dict(zip(PARTS, steps, strict=True)), numbers
 

@@ -16,7 +16,7 @@ import jupytext
 import nbformat
 from nbclient import NotebookClient
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 
 
 def build(source: Path, out: Path) -> None:
@@ -41,6 +41,8 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--out", type=Path, default=HERE)
     options = parser.parse_args()
+    paths = [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # kernels find the folder benchmarks
     for name in options.names or sorted(path.stem for path in HERE.glob("[0-9]*.py")):
         build(HERE / f"{Path(name).stem}.py", options.out)
 

@@ -7,20 +7,13 @@ import os
 import numpy as np
 import pytest
 from builders import random_network
-from costs import flat_table
 from hypothesis import settings
 
-from gbdnn import Network, calibration
+from gbdnn import Network
 
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("dev", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _invented_costs() -> None:
-    """Let backend="auto" decide by a table that takes no seconds to measure."""
-    calibration.override(flat_table())
 
 
 @pytest.fixture

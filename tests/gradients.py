@@ -18,15 +18,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from gbdnn import CSR
 from gbdnn.backends import get_backend
 from gbdnn.backends.base import aligned_empty
-from gbdnn.layers import Dropout, Identity, LeakyReLU, ReLU
-from gbdnn.layers.functional import Loss
+from gbdnn.layers import Dropout, LeakyReLU, Loss, ReLU
+from gbdnn.types import Array
+from gbdnn.weights import as_weight
 
-Array = npt.NDArray[Any]
 EPS = float(np.finfo(np.float64).eps)
 STEP = EPS ** (1 / 3)
 
@@ -125,7 +123,7 @@ class Chain:
     """
 
     backend: str
-    weights: Sequence[CSR | Array]
+    weights: Sequence[Any]
     activations: Sequence[Any]
     loss: Loss
     targets: Array  # (n_samples,) or (n_samples, features)
@@ -136,7 +134,7 @@ class Chain:
 
     def __post_init__(self) -> None:
         self.engine: Any = get_backend(self.backend)
-        self.forms = [self.engine.trainable(weight) for weight in self.weights]
+        self.forms = [self.engine.prepare(as_weight(w), trained=True) for w in self.weights]
 
     def point(self, biases: Sequence[Array], X: Array) -> list[Array]:
         """Return where the weights are now, with biases and inputs."""
@@ -173,12 +171,12 @@ class Chain:
         with self.engine.pinned(self.threads):
             for k in reversed(range(len(self.forms))):
                 h, (Z, out), Y = self.activations[k], kept[k + 1], kept[k][1]
-                h.backward(self._kept(k, h, Z, out), dY)
+                self._derivative(k, h, Z, out, dY)
                 weights.append(np.full_like(self.forms[k].values, np.nan))
-                self.engine.affine_weight_grad(self.forms[k], dY, Y, weights[-1], self.threads)
+                self.engine.weight_grad(self.forms[k], dY, Y, weights[-1], self.threads)
                 biases.append(dY.sum(axis=(0, 2)))
                 dX = np.full_like(Y, np.nan)
-                self.engine.affine_input_grad(self.forms[k], dY, dX, self.threads)
+                self.engine.input_grad(self.forms[k], dY, dX, self.threads)
                 dY = dX
         count = len(self.targets)
         assert not dY.transpose(0, 2, 1).reshape(-1, dY.shape[1])[count:].any(), "of padding"
@@ -196,12 +194,12 @@ class Chain:
                 shape = (len(Y), form.pattern.shape[0], self.width)
                 Z = aligned_empty(int(np.prod(shape)), Y.dtype).reshape(shape)
                 bias = point[depth + k]
-                self.engine.affine(form, Y, bias, Identity(), Z, self.threads)
+                self.engine.affine(form, Y, bias, Z, threads=self.threads)
                 if isinstance(h, Dropout):
                     out = Z * self.masks[k]
                 elif h.clamp is not None:  # in one pass, as training does it
                     out = np.empty_like(Z)
-                    self.engine.affine(form, Y, bias, h, out, self.threads)
+                    self.engine.affine(form, Y, bias, out, clamp=h.clamp, threads=self.threads)
                 else:
                     out = Z.copy()
                     h.apply(out)
@@ -209,10 +207,12 @@ class Chain:
                 Y = out
         return kept
 
-    def _kept(self, k: int, h: Any, Z: Array, out: Array) -> Array:
+    def _derivative(self, k: int, h: Any, Z: Array, out: Array, dY: Array) -> None:
+        """Replace dY, the gradient with respect to h(Z), by that with respect to Z."""
         if isinstance(h, Dropout):
-            return self.masks[k]
-        return Z if h.needs == "input" else out
+            dY *= self.masks[k]
+        else:
+            h.derivative(Z if h.needs == "input" else out, dY)
 
     def _loss(self, Z: Array) -> float:
         """Replace Z, tile-major, by dL/dZ and return L."""

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.special
 
-from gbdnn import CSR, Linear, Network
+from gbdnn import Linear, Network
 
 Array = npt.NDArray[Any]
 ULPS = 16  # an elementary function in float32, generously
@@ -150,7 +150,7 @@ def forward(network: Network, X: Any) -> tuple[Array, Array]:
 
 def _affine(layer: Linear, Y: Array, E: Array, eps: float) -> tuple[Array, Array]:
     weight = layer.weight
-    W = (weight.to_dense() if isinstance(weight, CSR) else weight).astype(np.float64)
+    W = weight.to_dense().astype(np.float64)
     b = np.broadcast_to(layer.bias, len(W)).astype(np.float64)[:, None]
     terms = np.count_nonzero(W, axis=1)[:, None]
     size = abs(W) @ (abs(Y) + E) + abs(b)

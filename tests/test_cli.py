@@ -8,10 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from support import SHARED, needs_shared
+
+from gbdnn import __version__
+from gbdnn.cli.main import COMMANDS, cli
+from gbdnn.cli.options import TableChoice
 
 README = Path(__file__).parents[1] / "README.md"
 KEYS = {
@@ -45,7 +51,7 @@ def test_readme_commands(tmp_path):
     for call in calls:
         if "fetch" in call or "shared" in call:  # need the network, or files beside the checkout
             continue
-        if any(word in call for word in ("table", "bench", "calibrate")):  # long; tested elsewhere
+        if any(word in call for word in ("table", "bench")):  # long; tested elsewhere
             continue
         done = gbdnn(*shlex.split(call)[1:], cwd=tmp_path)
         assert done.returncode == 0, (call, done.stderr)
@@ -212,12 +218,87 @@ def test_info():
 
 def test_help_lists_every_command():
     for words, expected in (
-        (["--help"], ["challenge", "info"]),
+        (["--help"], COMMANDS),
         (["challenge", "--help"], ["run", "generate", "fetch"]),
         (["challenge", "run", "-h"], ["--no-skip", "--categories", "--json"]),
     ):
         text = gbdnn(*words).stdout
         assert all(word in text for word in expected)
+
+
+# -- what the commands load, and where their choices come from -------------------------------------
+
+HEAVY = ("numpy", "scipy", "numba", "sklearn", "graphblas", "rich", "llvmlite", "pooch", "pandas")
+
+
+@pytest.mark.parametrize("word", ["--help", "--version"])
+def test_help_imports_nothing_heavy(word):
+    script = (
+        "import sys; from gbdnn.cli.main import cli; "
+        f"cli.main(['{word}'], standalone_mode=False); "
+        f"print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr.strip() == "[]"
+
+
+def test_help_is_quick():
+    """Below 0.25 s from the start of the interpreter, the quickest of several."""
+    taken = []
+    for _ in range(7):
+        begin = time.perf_counter()
+        assert gbdnn("--help").returncode == 0
+        taken.append(time.perf_counter() - begin)
+    assert min(taken) < 0.25
+
+
+def test_lines_of_help_are_those_of_the_commands():
+    """Each entry of the table in main.py is a command of that name."""
+    for name in COMMANDS:
+        assert cli.get_command(None, name).name == name
+
+
+def test_module():
+    command = [sys.executable, "-m", "gbdnn", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, f"gbdnn, version {__version__}\n")
+
+
+def choices():
+    """Yield each option whose choices are in a table."""
+    groups = [cli]
+    for group in groups:
+        for name in group.list_commands(None):
+            command = group.get_command(None, name)
+            if hasattr(command, "list_commands"):
+                groups.append(command)
+            for option in command.params:
+                if isinstance(option.type, TableChoice):
+                    yield pytest.param(command, option, id=f"{name} {option.name}")
+
+
+@pytest.mark.parametrize(("command", "option"), list(choices()))
+def test_choices_are_those_of_the_tables(command, option, monkeypatch):
+    """A toy that is put into a table is in the help, and accepted."""
+    kind = option.type
+    table = getattr(import_module(kind.module), kind.attribute)
+    if callable(table):  # names chosen from the table of layers
+        from gbdnn.layers import LAYERS, ReLU
+
+        monkeypatch.setitem(LAYERS, "toy", type("Toy", (ReLU,), {"kind": "toy"}))
+        toy = "toy"
+    elif isinstance(table, tuple):
+        toy = "7"
+        monkeypatch.setattr(import_module(kind.module), kind.attribute, (*table, 7))
+    else:
+        toy = "toy"
+        monkeypatch.setitem(table, toy, None)
+    names = CliRunner().invoke(command, ["--help"]).output.split(f"{option.opts[0]} [")[1]
+    assert toy in "".join(names[: names.index("]")].split()).split("|")
+    assert kind.convert(toy, option, None) == toy
+    if isinstance(option.default, str):
+        assert option.default in kind.choices
 
 
 def test_fetch_without_network_fails_in_one_line():

@@ -10,22 +10,19 @@ import signal
 import subprocess
 import sys
 import time
-from itertools import pairwise
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 from builders import random_csr, random_network
 from click.testing import CliRunner
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from sklearn.datasets import dump_svmlight_file, load_iris
+from sklearn.exceptions import ConvergenceWarning
 
-from gbdnn import CSR, Dropout, Linear, Network, ReLU
-from gbdnn.cli import preparation
+from gbdnn import Linear, Network
 from gbdnn.cli.main import cli
-from gbdnn.errors import GbdnnError, InputError
-from gbdnn.interchange.models import load
+from gbdnn.errors import GbdnnError
+from gbdnn.network import load
 
 SMALL = ("--hidden", "32", "--epochs", "2", "--density", "0.3")
 
@@ -62,6 +59,18 @@ def fails(*words: object) -> GbdnnError:
     assert isinstance(result.exception, GbdnnError), result.output
     assert result.stdout == ""
     return result.exception
+
+
+def same_weights(left: Network, right: Network) -> None:
+    """Assert that two networks have the same parameters, bit by bit."""
+    assert left.parameters.keys() == right.parameters.keys()
+    for name, one in left.weights.items():
+        other = right.weights[name]
+        assert one.form == other.form
+        np.testing.assert_array_equal(one.pattern().indices, other.pattern().indices)
+        np.testing.assert_array_equal(one.entries, other.entries)
+    for name in left.parameters.keys() - left.weights.keys():
+        np.testing.assert_array_equal(left.parameters[name], right.parameters[name])
 
 
 @pytest.fixture
@@ -180,12 +189,13 @@ def test_training_is_repeatable(iris, tmp_path):
     for k, seed in enumerate((1, 1, 2)):
         path = tmp_path / str(k)
         call("train", iris / "train.csv", "--out", path, *SMALL, "--seed", seed, "--threads", 1)
-        files.append(load(path).layers[0].weight.values.tobytes())
+        files.append(load(path).weights["layers.0.weight"].entries.tobytes())
     assert files[0] == files[1] != files[2]
 
 
-def test_resume_is_as_if_never_stopped(tmp_path):
-    """Ctrl-C after the first checkpoint: exit 130, no model; --resume ends with the same model."""
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_resume_is_as_if_never_stopped(tmp_path, number, status):
+    """Stopped after the first checkpoint: no model; --resume ends with the same model."""
     folder, out = tmp_path / "states", tmp_path / "m"
     words = ["train", "--out", str(out), "--hidden", "256,256", "--epochs", "40", "--threads", "1",
              "--growth", "set"]  # fmt: skip
@@ -194,23 +204,18 @@ def test_resume_is_as_if_never_stopped(tmp_path):
         while not list(folder.glob("step-*.safetensors")):
             assert running.poll() is None, running.stderr.read()
             time.sleep(0.02)
-        running.send_signal(signal.SIGINT)
+        running.send_signal(number)
         _, messages = running.communicate(timeout=60)
-    assert running.returncode == 130, messages
+    assert running.returncode == status, messages
     assert "--resume" in messages
     assert "Traceback" not in messages
     assert not out.exists()
-    assert "another training" in usage(*words, "--checkpoint", folder)
+    assert "--resume" in str(fails(*words, "--checkpoint", folder))
     resumed = called(*words, "--checkpoint", folder, "--resume")
     assert len(resumed["history"]) == 40
     found = load(out)
     straight = called(*words)
-    for left, right in zip(found.layers, load(out).layers, strict=True):
-        if isinstance(left, Linear):
-            weights = (left.weight, right.weight)
-            assert isinstance(weights[0], CSR) == isinstance(weights[1], CSR)
-            arrays = [w.values if isinstance(w, CSR) else w for w in weights]
-            np.testing.assert_array_equal(*arrays)
+    same_weights(found, load(out))
     assert resumed["history"][-1]["loss"] == straight["history"][-1]["loss"]
 
 
@@ -225,6 +230,8 @@ def test_resume_is_as_if_never_stopped(tmp_path):
         ["--hidden", "none"],
         ["--density", "1"],
         ["--scale", "none", "--validation", "0"],
+        ["--quantizer", "max"],
+        ["--loss", "cross_entropy"],
         ["--backend", "dense"],
         ["--backend", "graphblas"],
     ],
@@ -236,6 +243,56 @@ def test_train_options(iris, tmp_path, options):
     assert np.isfinite(record["loss"])
     assert ("validation_score" in record) == ("--validation" not in options)
     assert load(out).predict(np.ones((2, 4))).sum(axis=1) == pytest.approx(1)
+
+
+def test_train_is_the_estimator(tmp_path):
+    """One way to train: the command's network is the estimator's, but for the scaling."""
+    from sklearn.datasets import load_digits
+
+    from gbdnn.estimators import SparseMLPClassifier
+
+    out = tmp_path / "m"
+    call("train", "--out", out, *SMALL, "--scale", "none", "--validation", 0, "--seed", 7)
+    X, y = load_digits(return_X_y=True)
+    model = SparseMLPClassifier(
+        (32,), density=0.3, alpha=0.0, batch_size=128, max_iter=2, random_state=7,
+        learning_rate="constant", n_iter_no_change=np.inf,
+    )  # fmt: skip
+    with pytest.warns(ConvergenceWarning):
+        model.fit(X.astype(np.float32), y)
+    same_weights(load(out), model.network_)
+
+
+@pytest.mark.parametrize(
+    ("loss", "outputs", "head"),
+    [("binary_cross_entropy", 1, "sigmoid"), ("hinge", 1, "linear"),
+     ("cross_entropy", 2, "softmax")],
+)  # fmt: skip
+def test_losses_of_two_classes(tmp_path, loss, outputs, head):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((300, 4)).astype(np.float32)
+    path, out = tmp_path / "a.npz", tmp_path / "m"
+    np.savez(path, X=X, y=np.where(X[:, 0] > 0, "up", "down"))
+    words = ("--hidden", "32", "--epochs", 40, "--density", 1, "--learning-rate", 0.01)
+    record = called("train", path, "--out", out, *words, "--loss", loss)
+    assert record["settings"]["loss"] == loss
+    assert record["outputs"] == outputs
+    assert load(out).layers[-1].kind == head
+    assert called("predict", out, path)["accuracy"] > 0.9
+
+
+def test_losses_of_values(tmp_path):
+    """Whole numbers as labels are values for a loss of values."""
+    X = np.random.default_rng(0).random((200, 3)).astype(np.float32)
+    path, out = tmp_path / "a.npz", tmp_path / "m"
+    np.savez(path, X=X, y=np.arange(200) % 7)
+    for loss in ("huber", "mse"):
+        assert called("train", path, "--out", out, *SMALL, "--loss", loss)["task"] == "regress"
+    assert "classes" in str(fails("train", "--out", out, *SMALL, "--loss", "binary_cross_entropy"))
+    np.savez(path, X=X, y=np.round(X))
+    record = called("train", path, "--out", out, *SMALL, "--loss", "binary_cross_entropy")
+    assert load(out).layers[-1].kind == "sigmoid"
+    assert record["outputs"] == 3
 
 
 @pytest.mark.parametrize(
@@ -525,109 +582,3 @@ def test_processes(model, samples, tmp_path):
     assert done.returncode == 0
     assert json.loads(done.stdout)["out"] == str(tmp_path / "t")
     assert "epoch 2" in done.stderr
-
-
-def test_the_commands_load_quickly():
-    """What is heavy is imported when it is used."""
-    script = "import sys; sys.modules['numpy'] = None; import gbdnn.cli.models, gbdnn.cli.train"
-    done = subprocess.run([sys.executable, "-c", script], timeout=60, check=False)
-    assert done.returncode == 0
-
-
-# -- preparation -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("topology", ["erk", "uniform"])
-@pytest.mark.parametrize("density", [0.05, 0.4, 1.0])
-def test_fresh_networks(topology, density):
-    network = preparation.fresh_network(
-        (50, 40, 30, 5), density=density, topology=topology, dropout=0.5, last="softmax", rng=1
-    )
-    places = 50 * 40 + 40 * 30 + 30 * 5
-    assert network.edges == pytest.approx(density * places, abs=3)
-    kinds = [type(layer).__name__ for layer in network.layers]
-    assert kinds == ["Linear", "ReLU", "Dropout"] * 2 + ["Linear", "Softmax"]
-    for layer in network.layers:
-        if isinstance(layer, Linear):
-            full = layer.edges == layer.in_features * layer.out_features
-            assert isinstance(layer.weight, CSR) != full
-            assert (layer.bias == 0).all()
-
-
-@settings(max_examples=60)
-@given(data=st.data())
-def test_folding_changes_no_function(data):
-    """Samples as they are through the folded network: the scaled ones through the other."""
-    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
-    depth = data.draw(st.integers(1, 4))
-    widths = rng.integers(1, 9, depth + 1)
-    layers = []
-    h = data.draw(st.sampled_from(["relu", "leaky_relu", "identity", "tanh", "gelu", ReLU(2.0)]))
-    for columns, rows in pairwise(widths):
-        weight = rng.standard_normal((rows, columns))
-        if data.draw(st.booleans()):
-            weight = sp.csr_array(weight * (rng.random((rows, columns)) < 0.6))
-        layers += [Linear(weight, rng.standard_normal(rows), dtype=np.float64), h, Dropout(0.3)]
-    regression = data.draw(st.booleans())
-    last = [] if regression else ["softmax"]
-    network = Network([*layers[:-2], *last], metadata={"a": 1})
-    X = rng.standard_normal((7, widths[0])) * 10.0 ** data.draw(st.integers(-3, 3)) + 5
-    scale = preparation.scaling(X, data.draw(st.sampled_from(["max", "standard", "none"])))
-    undo = preparation.Scaling(rng.random(widths[-1]), rng.random(widths[-1]) + 0.1)
-    folded = preparation.fold(network, scale, undo if regression else None)
-    assert folded.metadata == {"a": 1}
-    found = folded.predict(X, backend="dense")
-    wanted = network.predict((X - scale.shift) * scale.factor, backend="dense")
-    if regression:
-        wanted = wanted / undo.factor + undo.shift
-    size = abs(wanted).max(initial=1) * max(1, abs(scale.shift * scale.factor).max())
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-11 * size)
-    for left, right in zip(folded.layers, network.layers, strict=True):
-        if isinstance(left, Linear) and isinstance(left.weight, CSR):
-            np.testing.assert_array_equal(left.weight.indices, right.weight.indices)
-
-
-def test_folding_leaves_the_layers_comparable():
-    """Pruning by one threshold must not empty the layer that the pixels' scale is folded into."""
-    rng = np.random.default_rng(0)
-    network = preparation.fresh_network((64, 64, 64, 10), density=0.5, rng=rng)
-    X = rng.integers(0, 256, (50, 64)).astype(np.uint8)
-    folded = preparation.fold(network, preparation.scaling(X, "max"))
-    sizes = [
-        [np.abs(np.asarray(getattr(layer.weight, "values", layer.weight))).mean()
-         for layer in each.layers if isinstance(layer, Linear)]
-        for each in (network, folded)
-    ]  # fmt: skip
-    ratio = np.divide(*sizes)
-    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-5)
-
-
-def test_scaling_keeps_sparse_samples_sparse():
-    X = sp.random_array((50, 20), density=0.1, rng=np.random.default_rng(1), format="csr")
-    for kind in ("max", "standard", "none"):
-        scale = preparation.scaling(X, kind)
-        scaled = scale.apply(X)
-        assert sp.issparse(scaled)
-        assert scaled.nnz == X.nnz
-        assert (scale.shift == 0).all()
-        assert abs(scaled).max() <= 1 + 1e-6
-
-
-def test_scaling_of_constant_features():
-    X = np.zeros((5, 3))
-    for kind in ("max", "standard"):
-        scale = preparation.scaling(X, kind)
-        assert np.isfinite(scale.factor).all()
-        np.testing.assert_array_equal(scale.apply(X), 0)
-    scaled = preparation.scaling(X + 7, "standard").apply(X + 7)
-    np.testing.assert_array_equal(scaled, 0)
-
-
-def test_split():
-    train, held = preparation.split(100, 0.25, 0)
-    assert len(held) == 25
-    assert sorted([*train, *held]) == list(range(100))
-    assert len(preparation.split(100, 0, 0)[1]) == 0
-    for count, fraction in ((3, 0.1), (3, 0.9)):
-        with pytest.raises(InputError, match="validation"):
-            preparation.split(count, fraction, 0)

@@ -426,3 +426,13 @@ def test_digits():
     found = datasets.digits()
     np.testing.assert_array_equal(found.X, load_digits().data)
     np.testing.assert_array_equal(found.y, load_digits().target)
+
+
+def test_split():
+    train, held = datasets.split(100, 0.25, 0)
+    assert len(held) == 25
+    assert sorted([*train, *held]) == list(range(100))
+    assert len(datasets.split(100, 0, 0)[1]) == 0
+    for count, fraction in ((3, 0.1), (3, 0.9)):
+        with pytest.raises(InputError, match="validation"):
+            datasets.split(count, fraction, 0)

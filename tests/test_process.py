@@ -139,7 +139,7 @@ def test_graphblas_started_by_somebody_else(backend, start):
         + NETWORK
         + f"""
 from concurrent.futures import ThreadPoolExecutor
-from gbdnn.backends.graphblas.start import is_blocking
+from gbdnn.weights.graphblas import is_blocking
 assert is_blocking() == {"blocking=True" in start}
 network, X = make()
 wanted = expected(network, X)

@@ -9,7 +9,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gbdnn import Identity, LeakyReLU, Linear, Network, ReLU, Sigmoid, as_csr
-from gbdnn.execution.skipping import constants_kept
 from gbdnn.layers import Softmax, Tanh
 
 seeds = st.integers(0, 2**32 - 1)
@@ -17,7 +16,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 def kept(weight, bias, activation, dtype=np.float32):
     layer = Linear(weight, bias, dtype=dtype)
-    return constants_kept(layer.weight, layer.bias, activation)
+    return layer.keeps([activation])
 
 
 def sums(terms, bias, rng):
@@ -133,8 +132,8 @@ def test_iso_weights_count_like_others():
     many = as_csr(np.full((3, 5), 0.5))
     iso = type(many)(many.indptr, many.indices, np.full(1, 0.5), many.shape)
     for bias in (0.0, -8.0):
-        wanted = constants_kept(many, np.array(bias), ReLU(4.0))
-        assert constants_kept(iso, np.array(bias), ReLU(4.0)) == wanted
+        wanted = Linear(many, bias).keeps([ReLU(4.0)])
+        assert Linear(iso, bias).keeps([ReLU(4.0)]) == wanted
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -159,7 +158,7 @@ def test_backends_really_keep_what_is_claimed(backend, seed, ulps):
     total = weight.sum(axis=1, dtype=np.float64) * 32
     bias = (32 - total).astype(np.float32) + ulps * np.spacing(total.astype(np.float32))
     layer = Linear(as_csr(weight), bias)
-    if 32.0 in constants_kept(layer.weight, layer.bias, ReLU(32)):
+    if 32.0 in layer.keeps([ReLU(32)]):
         X = np.full((19, 20), 32.0)
         result = Network([layer, ReLU(32)]).predict(X, backend=backend, skip=False)
         np.testing.assert_array_equal(result, 32)

@@ -13,7 +13,6 @@ from hypothesis.extra import numpy as hnp
 
 import gbdnn.weights.csr
 from gbdnn import CSR, as_csr, transpose
-from gbdnn.backends.graphblas.start import graphblas as started
 from gbdnn.errors import (
     DtypeError,
     MemoryBudgetError,
@@ -21,6 +20,7 @@ from gbdnn.errors import (
     ShapeError,
     SparseFormatError,
 )
+from gbdnn.weights.graphblas import graphblas as started
 
 FORMATS = ["bsr", "coo", "csc", "csr", "dia", "dok", "lil"]
 started()  # before any other test can start GraphBLAS in another mode

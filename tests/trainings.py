@@ -12,6 +12,7 @@ from builders import random_csr
 from gbdnn import Linear, Network
 from gbdnn.layers import Dropout
 from gbdnn.training import Result, Trainer
+from gbdnn.weights import Weight
 
 Array = npt.NDArray[Any]
 
@@ -53,12 +54,13 @@ def classifier(
 def state_of(network: Network) -> list[bytes]:
     """Return all bytes that make a network."""
     found = []
-    for layer in network.layers:
-        if isinstance(layer, Linear):
-            weight: Any = layer.weight
-            sparse = not isinstance(weight, np.ndarray)
-            arrays = (weight.indptr, weight.indices, weight.full_values) if sparse else (weight,)
-            found += [array.tobytes() for array in (*arrays, layer.bias)]
+    for value in network.parameters.values():
+        if isinstance(value, Weight):
+            pattern = value.pattern()
+            arrays = (pattern.indptr, pattern.indices, value.entries)
+            found += [value.form.encode(), *(array.tobytes() for array in arrays)]
+        else:
+            found.append(value.tobytes())
     return found
 
 
@@ -67,13 +69,18 @@ def assert_same(a: Result, b: Result) -> None:
     assert state_of(a.network) == state_of(b.network)
     one, other = a.training, b.training
     assert state_of(one.network()) == state_of(other.network())
-    for left, right in zip(one.slots, other.slots, strict=True):
-        assert {name: v.tobytes() for name, v in left.items()} == {
-            name: v.tobytes() for name, v in right.items()
-        }
+    assert slots_of(one) == slots_of(other)
     assert (one.epoch, one.position, one.step) == (other.epoch, other.position, other.step)
     assert without_time(a) == without_time(b)
     assert _plain(one.sparse) == _plain(other.sparse)
+
+
+def slots_of(training: Any) -> dict[str, dict[str, bytes]]:
+    """Return the optimizer's vectors of each parameter as bytes."""
+    return {
+        name: {slot: vector.tobytes() for slot, vector in parameter.slots.items()}
+        for name, parameter in training.model.parameters.items()
+    }
 
 
 def _plain(state: dict[str, Any] | None) -> dict[str, Any]:
@@ -91,6 +98,13 @@ def without_time(result: Result) -> list[dict[str, Any]]:
         {name: number for name, number in record.items() if name != "seconds"}
         for record in result.history.records
     ]
+
+
+class Resuming(Trainer):
+    """A Trainer that goes on from its checkpoints, if there are some."""
+
+    def fit(self, *args: Any, **options: Any) -> Result:
+        return super().fit(*args, **{"resume": True} | options)
 
 
 def stop_at(*steps: int) -> Any:

@@ -1,16 +1,22 @@
-"""Backends by name; each module is imported when its backend is first asked for."""
+"""Backends by name; each module is imported when its backend is first asked for.
+
+`BACKENDS` is the table: a name, and the module and name of a `Backend`, or the class, or an object.
+"""
 
 from __future__ import annotations
 
 import threading
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from gbdnn.backends.base import Backend
 from gbdnn.errors import choose
+
+if TYPE_CHECKING:
+    from gbdnn.backends.base import Backend
 
 __all__ = ["BACKENDS", "get_backend"]
 
-BACKENDS = {
+BACKENDS: dict[str, Any] = {
     "auto": ("gbdnn.backends.auto", "AutoBackend"),
     "dense": ("gbdnn.backends.dense", "DenseBackend"),
     "fused": ("gbdnn.backends.fused.backend", "FusedBackend"),
@@ -18,17 +24,16 @@ BACKENDS = {
     "graphblas-reference": ("gbdnn.backends.graphblas.reference", "ReferenceBackend"),
 }
 
-_loaded: dict[str, Backend] = {}
-_lock = threading.Lock()
+_loaded: dict[str, tuple[Any, Backend]] = {}
+_lock = threading.RLock()
 
 
 def get_backend(name: str) -> Backend:
     """Return the one instance of the backend called `name`; raises `UnknownNameError`."""
-    if isinstance(name, str) and name in _loaded:
-        return _loaded[name]
     choose("backend", name, BACKENDS)
+    entry = BACKENDS[name]
     with _lock:
-        if name not in _loaded:
-            module, attribute = BACKENDS[name]
-            _loaded[name] = getattr(import_module(module), attribute)()
-    return _loaded[name]
+        if name not in _loaded or _loaded[name][0] is not entry:
+            made = getattr(import_module(entry[0]), entry[1]) if isinstance(entry, tuple) else entry
+            _loaded[name] = entry, made() if isinstance(made, type) else made
+        return _loaded[name][1]

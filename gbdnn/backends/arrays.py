@@ -1,52 +1,69 @@
-"""What the backends' forms for training share: the values that change, and checks of tiles."""
+"""What the backends share: checks of arrays, bias and bounds in numpy, values that are trained."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from gbdnn.backends.base import Bounds
 from gbdnn.errors import DtypeError, InputError, ShapeError
-from gbdnn.weights.csr import CSR, full_pattern
+from gbdnn.types import Array
+from gbdnn.weights import CSR, Weight
 
-__all__ = ["check_memory", "check_tiles", "check_values", "owned", "whole_batch"]
+__all__ = [
+    "apply_bounds", "check_affine", "check_memory", "check_tiles", "check_values", "column",
+    "owned",
+]  # fmt: skip
 
-Array = npt.NDArray[Any]
-LANES = 16  # columns: batches are padded to their multiples
 
-
-def owned(weight: CSR | Array) -> tuple[CSR, Array]:
-    """Return a weight over values of its own, and these, writable; iso values are written out.
+def owned(weight: Weight) -> tuple[CSR, Array]:
+    """Return a weight's pattern and values of its own, writable; iso values are written out.
 
     The pattern's values are a read-only view of the others. A dense weight gets all its places.
     """
-    csr = weight if isinstance(weight, CSR) else full_pattern(weight)
-    values = csr.full_values.copy()
-    return CSR.unchecked(csr.indptr, csr.indices, values, csr.shape), values
+    values = weight.entries.copy()
+    return weight.pattern().with_entries(values), values
 
 
-def whole_batch(batch: int) -> int:
-    """Return the width of a single tile for all samples."""
-    return max(-(-batch // LANES) * LANES, LANES)
+def column(bias: Array) -> Array:
+    """Return a bias, shape () or (features,), as what is added to (tiles, features, width)."""
+    return bias if bias.ndim == 0 else bias[:, None]
 
 
-def check_tiles(pattern: CSR, above: Array, below: Array, *, names: tuple[str, str]) -> None:
+def apply_bounds(out: Array, bounds: Bounds | None) -> None:
+    """Replace out by min(max(out, low), high); NaN stays NaN."""
+    low, high = bounds or (-np.inf, np.inf)
+    if low > -np.inf:
+        np.maximum(out, low, out=out)
+    if high < np.inf:
+        np.minimum(out, high, out=out)
+
+
+def check_affine(w: Any, Y: Array, bias: Array | None, out: Array) -> None:
+    """Refuse arrays that `Backend.affine` could not read or write; `w` has shape and dtype."""
+    check_tiles(w, out, Y, names=("out", "Y"))
+    if bias is not None:
+        if bias.shape not in ((), w.shape[:1]):
+            raise ShapeError("bias", f"shape () or ({w.shape[0]},)", f"shape {bias.shape}")
+        check_memory("bias", bias, w.dtype)
+
+
+def check_tiles(w: Any, above: Array, below: Array, *, names: tuple[str, str]) -> None:
     """Refuse arrays that are not (tiles, out_features, width) and (tiles, in_features, width)."""
     tiles, _, width = below.shape if below.ndim == 3 else (0, 0, 0)
-    wanted = ((tiles, pattern.shape[0], width), (tiles, pattern.shape[1], width))
-    for name, array, shape in zip(names, (above, below), wanted, strict=True):
-        if array.ndim != 3 or array.shape != shape:
-            expected = f"shape (tiles, {shape[1]}, width), as of the other array"
+    for name, array, features in zip(names, (above, below), w.shape, strict=True):
+        if array.shape != (tiles, features, width):
+            expected = f"shape (tiles, {features}, width), as of the other array"
             raise ShapeError(name, expected, f"shape {array.shape}")
-        check_memory(name, array, pattern.dtype)
+        check_memory(name, array, w.dtype)
 
 
-def check_values(pattern: CSR, out: Array) -> None:
-    """Refuse a vector that cannot take one value for each entry."""
-    if out.shape != (pattern.nnz,):
-        raise ShapeError("out", f"shape ({pattern.nnz},), as the weight", f"shape {out.shape}")
-    check_memory("out", out, pattern.dtype)
+def check_values(w: Any, out: Array) -> None:
+    """Refuse a vector that cannot take one value for each entry of a weight that is trained."""
+    if out.shape != (w.pattern.nnz,):
+        raise ShapeError("out", f"shape ({w.pattern.nnz},), as the weight", f"shape {out.shape}")
+    check_memory("out", out, w.dtype)
 
 
 def check_memory(name: str, array: Array, dtype: np.dtype[Any]) -> None:

@@ -5,68 +5,65 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from threadpoolctl import ThreadpoolController
 
-from gbdnn.backends.arrays import check_tiles, check_values, owned, whole_batch
-from gbdnn.backends.base import Activation, cached_width
+from gbdnn.backends.arrays import (
+    apply_bounds,
+    check_affine,
+    check_tiles,
+    check_values,
+    column,
+    owned,
+)
+from gbdnn.backends.base import Backend, Bounds, Prepared
 from gbdnn.errors import MemoryBudgetError
 from gbdnn.machine import available_bytes
-from gbdnn.weights.csr import CSR
+from gbdnn.types import Array
+from gbdnn.weights import CSR, Dense, Weight
+from gbdnn.weights.patterns import places
 
-__all__ = ["DenseBackend"]
-
-Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True, eq=False)
-class DenseWeight:
-    """A weight as a full (out_features, in_features) array."""
-
-    values: Array
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the array."""
-        return int(self.values.nbytes)
+__all__ = ["DenseBackend", "DenseForm"]
 
 
-@dataclass(frozen=True, eq=False)
-class DenseTrainable:
-    """A weight that changes, as a full array; of a sparse one only the pattern's places do.
+class DenseForm(Prepared):
+    """A weight as a full array; in training of a sparse one only the pattern's places change.
 
     Attributes
     ----------
-    pattern : CSR, shape (out_features, in_features)
-    values : ndarray, shape (nnz,)
-        Of a dense weight the memory of `matrix` itself.
     matrix : ndarray, shape (out_features, in_features)
-    places : ndarray of int, shape (nnz,), or None
-        Where in the flat matrix the values stand; None for a dense weight.
+        Of a dense weight in training the memory of `values`.
+    places : ndarray of int64, shape (nnz,), or None
+        In training of a sparse weight: where in the flat matrix the values stand.
     """
 
-    pattern: CSR
-    values: Array
-    matrix: Array
-    places: Array | None
+    def __init__(
+        self,
+        matrix: Array,
+        trained: tuple[CSR, Array] | None = None,
+        places: Array | None = None,
+    ) -> None:
+        self.matrix, self.places = matrix, places
+        self.shape, self.dtype = (matrix.shape[0], matrix.shape[1]), matrix.dtype
+        self._nbytes = matrix.nbytes
+        if trained is not None:
+            self.pattern, self.values = trained
+            self._nbytes += self.pattern.indptr.nbytes + self.pattern.indices.nbytes
+        if places is not None:  # the values are not the matrix, and there is a product beside it
+            self._nbytes += self.values.nbytes + places.nbytes + matrix.nbytes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return int(self._nbytes)
 
     @cached_property
     def product(self) -> Array:
         """Memory for dZ Y^T, of which `pattern` is taken; made at its first use."""
         return np.empty_like(self.matrix)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all arrays."""
-        nbytes = self.pattern.nbytes + self.matrix.nbytes
-        if self.places is None:
-            return int(nbytes)
-        return int(nbytes + self.places.nbytes + self.matrix.nbytes)
 
     def refresh(self, threads: int = 1) -> None:
         """Write the values to their places."""
@@ -74,102 +71,21 @@ class DenseTrainable:
             self.matrix.reshape(-1)[self.places] = self.values
 
 
-class DenseBackend:
-    """Y_{k+1} = h(W_k Y_k + b_k) with W_k full: cost follows out x in, whatever W_k's density.
-
-    Naming this backend is the permission to make weights dense, up to the memory that is free.
-    """
-
-    name = "dense"
-
-    def prepare(self, weight: CSR | Array) -> DenseWeight:
-        """Make the weight dense; raises `MemoryBudgetError` if it exceeds the free memory."""
-        if not isinstance(weight, CSR):
-            return DenseWeight(weight)
-        _check_budget(weight)
-        return DenseWeight(weight.to_dense(allow_dense=True))
-
-    def affine(
-        self,
-        w: DenseWeight | DenseTrainable,
-        Y: Array,
-        bias: Array,
-        activation: Activation,
-        out: Array,
-        threads: int = 1,
-    ) -> None:
-        """Compute out = h(W Y + b) with one BLAS product, in training one for each tile."""
-        if isinstance(w, DenseTrainable):
-            check_tiles(w.pattern, out, Y, names=("out", "Y"))
-            np.matmul(w.matrix, Y, out=out)
-        else:
-            np.matmul(w.values, Y, out=out)
-        out += bias if bias.ndim == 0 else bias[:, None]
-        activation.apply(out)
-
-    def tile_width(self, features: int, dtype: np.dtype[Any]) -> int:
-        """BLAS blocks by itself; wide tiles keep it busy."""
-        return max(cached_width(features, dtype), 256)
-
-    @contextmanager
-    def pinned(self, threads: int) -> Iterator[None]:
-        """Keep BLAS on `threads` threads."""
-        with _blas_limit(threads):
-            yield
-
-    # -- training ----------------------------------------------------------------------------------
-
-    def trainable(self, weight: CSR | Array) -> DenseTrainable:
-        """Make the weight dense, with memory for a full product beside it.
-
-        Raises
-        ------
-        MemoryBudgetError
-            If they exceed the free memory.
-        """
-        _check_budget(weight, copies=3)
-        pattern, values = owned(weight)
-        if not isinstance(weight, CSR):
-            return DenseTrainable(pattern, values, values.reshape(pattern.shape), None)
-        rows = np.repeat(np.arange(pattern.shape[0]), np.diff(pattern.indptr))
-        places = rows * pattern.shape[1] + pattern.indices
-        return DenseTrainable(pattern, values, pattern.to_dense(allow_dense=True), places)
-
-    def affine_input_grad(self, w: DenseTrainable, dZ: Array, out: Array, threads: int = 1) -> None:
-        """Compute out = W^T dZ; dZ (tiles, out_features, width), out (tiles, in_features, width).
-
-        dZ is the gradient with respect to Z = W Y + b, out that with respect to Y.
-        """
-        check_tiles(w.pattern, dZ, out, names=("dZ", "out"))
-        np.matmul(w.matrix.T, dZ, out=out)
-
-    def affine_weight_grad(
-        self, w: DenseTrainable, dZ: Array, Y: Array, out: Array, threads: int = 1
-    ) -> None:
-        """Compute out = the values of dZ Y^T, summed over tiles, at W's pattern.
-
-        BLAS makes the full product; of a sparse weight's one, all but the pattern is thrown away.
-
-        Parameters
-        ----------
-        w : DenseTrainable
-        dZ : ndarray, shape (tiles, out_features, width)
-        Y : ndarray, shape (tiles, in_features, width)
-        out : ndarray, shape (nnz,)
-        """
-        check_tiles(w.pattern, dZ, Y, names=("dZ", "Y"))
-        check_values(w.pattern, out)
-        full = out.reshape(w.pattern.shape) if w.places is None else w.product
-        np.matmul(_side_by_side(dZ), _side_by_side(Y).T, out=full)
-        if w.places is not None:
-            full.reshape(-1).take(w.places, out=out, mode="clip")  # other modes copy `out`
-
-    def training_width(self, features: int, dtype: np.dtype[Any], batch: int) -> int:
-        """The whole batch: BLAS blocks by itself."""
-        return whole_batch(batch)
+def _from_csr(weight: CSR, trained: bool) -> DenseForm:
+    _check_budget(weight, copies=3 if trained else 1)
+    matrix = weight.to_dense(allow_dense=True)
+    return DenseForm(matrix, owned(weight), places(weight)) if trained else DenseForm(matrix)
 
 
-def _check_budget(weight: CSR | Array, copies: int = 1) -> None:
+def _from_dense(weight: Dense, trained: bool) -> DenseForm:
+    if not trained:
+        return DenseForm(weight.values)
+    _check_budget(weight, copies=3)
+    pattern, values = owned(weight)
+    return DenseForm(values.reshape(weight.shape), (pattern, values))
+
+
+def _check_budget(weight: Weight, copies: int) -> None:
     """Refuse to make what does not fit into memory."""
     nbytes = copies * weight.shape[0] * weight.shape[1] * weight.dtype.itemsize
     if nbytes > (free := available_bytes()):
@@ -181,6 +97,79 @@ def _check_budget(weight: CSR | Array, copies: int = 1) -> None:
         )
 
 
+class DenseBackend(Backend):
+    """Z = W Y + b with W full: cost follows out x in, whatever W's density.
+
+    Naming this backend is the permission to make weights dense, up to the memory that is free: what
+    exceeds it raises `MemoryBudgetError`. Training needs three times as much, for a full product.
+    """
+
+    name = "dense"
+    forms = {"csr": _from_csr, "dense": _from_dense}  # noqa: RUF012
+
+    def affine(
+        self,
+        w: DenseForm,
+        Y: Array,
+        bias: Array | None,
+        out: Array,
+        *,
+        clamp: Bounds | None = None,
+        accumulate: bool = False,
+        threads: int = 1,
+    ) -> None:
+        """Compute out = clamp(W Y + b) with a BLAS product for each tile."""
+        check_affine(w, Y, bias, out)
+        if accumulate:
+            out += w.matrix @ Y
+        else:
+            np.matmul(w.matrix, Y, out=out)
+        if bias is not None:
+            out += column(bias)
+        apply_bounds(out, clamp)
+
+    def input_grad(self, w: DenseForm, dZ: Array, out: Array, threads: int = 1) -> None:
+        """Compute out = W^T dZ."""
+        check_tiles(w, dZ, out, names=("dZ", "out"))
+        np.matmul(w.matrix.T, dZ, out=out)
+
+    def weight_grad(self, w: DenseForm, dZ: Array, Y: Array, out: Array, threads: int = 1) -> None:
+        """Compute out = the entries of dZ Y^T at W's pattern, summed over tiles.
+
+        BLAS makes the full product; of a sparse weight's one, all but the pattern is thrown away.
+        """
+        check_tiles(w, dZ, Y, names=("dZ", "Y"))
+        check_values(w, out)
+        full = out.reshape(w.shape) if w.places is None else w.product
+        np.matmul(_side_by_side(dZ), _side_by_side(Y).T, out=full)
+        if w.places is not None:
+            full.reshape(-1).take(w.places, out=out, mode="clip")  # other modes copy `out`
+
+    def width(self, features: int, dtype: np.dtype[Any], batch: int | None = None) -> int:
+        """BLAS blocks by itself; wide tiles keep it busy."""
+        return max(super().width(features, dtype, batch), 256 if batch is None else 0)
+
+    @contextmanager
+    def pinned(self, threads: int) -> Iterator[None]:
+        """Limit BLAS, a setting of the process: the first user sets it, the last restores it.
+
+        Nested or overlapping users share the first one's limit. Limits that each saved and restored
+        on its own would leave the process at 1 thread when two predictions overlap.
+        """
+        with _lock:
+            if not _active:
+                _active[:] = [_controller().limit(limits=threads, user_api="blas"), 0]
+            _active[1] += 1
+        try:
+            yield
+        finally:
+            with _lock:
+                _active[1] -= 1
+                if not _active[1]:
+                    _active[0].restore_original_limits()
+                    _active.clear()
+
+
 def _side_by_side(tiles: Array) -> Array:
     """Return tiles, shape (tiles, features, width), as one matrix; a single one is not copied."""
     return tiles[0] if len(tiles) == 1 else tiles.transpose(1, 0, 2).reshape(tiles.shape[1], -1)
@@ -188,34 +177,4 @@ def _side_by_side(tiles: Array) -> Array:
 
 _lock = threading.Lock()
 _active: list[Any] = []  # [limiter, number of users]
-
-
-@contextmanager
-def _blas_limit(threads: int) -> Iterator[None]:
-    """Limit BLAS, a setting of the whole process: the first user sets it, the last restores it.
-
-    Nested or overlapping users share the first one's limit. Limits that each saved and restored on
-    its own would leave the process at 1 thread when two predictions overlap.
-    """
-    with _lock:
-        if not _active:
-            _active[:] = [_controller().limit(limits=threads, user_api="blas"), 0]
-        _active[1] += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _active[1] -= 1
-            if not _active[1]:
-                _active[0].restore_original_limits()
-                _active.clear()
-
-
-def _controller() -> ThreadpoolController:
-    global _found
-    if _found is None:
-        _found = ThreadpoolController()
-    return _found
-
-
-_found: ThreadpoolController | None = None
+_controller = cache(ThreadpoolController)

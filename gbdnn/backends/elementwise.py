@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import from_dtype, types
 
-from gbdnn.backends.fused.kernels import jit
+from gbdnn.backends.fused.compilation import jit
 from gbdnn.backends.workers import share
 from gbdnn.errors import DtypeError, InputError, ShapeError
 

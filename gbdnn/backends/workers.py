@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-__all__ = ["share"]
+__all__ = ["apart", "share"]
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
@@ -59,6 +59,39 @@ def share(task: Callable[[Item], Found], items: Iterable[Item], threads: int) ->
         if not future.cancelled():
             future.result()
     return [results[number] for number, _ in numbered]
+
+
+def apart(task: Callable[[], None], on_interrupt: Callable[[], None]) -> None:
+    """Run `task` in another thread while this one, the main thread, only waits.
+
+    For libraries in which a KeyboardInterrupt could be lost. When one comes, `on_interrupt` is
+    called, which makes the task end soon; it is raised when the task has ended. An exception of the
+    task is raised here. In any other thread, where no interrupt arrives, the task just runs.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        task()
+        return
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            task()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run, name="gbdnn-apart")
+    thread.start()
+    interrupted = None
+    while thread.is_alive():
+        try:
+            thread.join()
+        except KeyboardInterrupt as error:
+            interrupted = error
+            on_interrupt()
+    if interrupted is not None:
+        raise interrupted
+    if raised:
+        raise raised[0]
 
 
 def _workers(count: int) -> ThreadPoolExecutor:

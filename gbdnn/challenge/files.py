@@ -10,7 +10,6 @@ All are text, numbers count from 1, and a name that ends in .gz is compressed:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,10 @@ import numpy.typing as npt
 
 from gbdnn.challenge.images import InputBits
 from gbdnn.challenge.matrix_market import read_matrix_market, write_matrix_market
+from gbdnn.challenge.text import Table, blocks, check_text
 from gbdnn.errors import FileFormatError, InputError, ShapeError
-from gbdnn.files.disk import Table, atomic_write, blocks, check_text, open_binary
+from gbdnn.files.disk import atomic_write, open_binary
+from gbdnn.types import Array, FilePath
 from gbdnn.weights.csr import CSR
 
 __all__ = [
@@ -39,12 +40,10 @@ __all__ = [
     "write_matrix_market",
 ]
 
-PathLike = str | os.PathLike[str]
-Array = npt.NDArray[Any]
 LAST = 2**31 - 1
 
 
-def layer_path(folder: PathLike, neurons: int, k: int) -> Path:
+def layer_path(folder: FilePath, neurons: int, k: int) -> Path:
     """Return the file of layer k, counted from 1 as in its name.
 
     The first that exists of ``folder/neuron{N}/n{N}-l{k}.tsv``, the same directly in `folder`, and
@@ -54,7 +53,7 @@ def layer_path(folder: PathLike, neurons: int, k: int) -> Path:
     return _first(Path(folder) / f"neuron{neurons}" / name, Path(folder) / name)
 
 
-def categories_path(folder: PathLike, neurons: int, layers: int) -> Path:
+def categories_path(folder: FilePath, neurons: int, layers: int) -> Path:
     """Return the file of categories, ``folder/neuron{N}-l{L}-categories.tsv``.
 
     Looked for as in `layer_path`.
@@ -63,13 +62,13 @@ def categories_path(folder: PathLike, neurons: int, layers: int) -> Path:
     return _first(Path(folder) / name, Path(folder) / f"neuron{neurons}" / name)
 
 
-def images_path(folder: PathLike, neurons: int) -> Path:
+def images_path(folder: FilePath, neurons: int) -> Path:
     """Return the file of inputs, ``folder/sparse-images-{N}.tsv`` (also in ``folder/MNIST``)."""
     name = f"sparse-images-{neurons}.tsv"
     return _first(Path(folder) / name, Path(folder) / "MNIST" / name)
 
 
-def read_layer(path: PathLike, neurons: int) -> CSR:
+def read_layer(path: FilePath, neurons: int) -> CSR:
     """Read a layer.
 
     Parameters
@@ -125,7 +124,7 @@ def read_layer(path: PathLike, neurons: int) -> CSR:
     return CSR.unchecked(indptr, inputs.astype(index), value, (neurons, neurons))
 
 
-def write_layer(path: PathLike, csr: CSR) -> None:
+def write_layer(path: FilePath, csr: CSR) -> None:
     """Write a layer; one made by `generate.layers` becomes the official file, byte for byte.
 
     Values are written with 7 digits as in the official files, or with 9 (float32) or 17 (float64)
@@ -152,7 +151,7 @@ def write_layer(path: PathLike, csr: CSR) -> None:
             file.write(text.encode("ascii"))
 
 
-def read_categories(path: PathLike) -> npt.NDArray[np.int64]:
+def read_categories(path: FilePath) -> npt.NDArray[np.int64]:
     """Read categories, 1-based as in the file: int64, shape (count,). The file may be empty.
 
     Raises
@@ -161,18 +160,18 @@ def read_categories(path: PathLike) -> npt.NDArray[np.int64]:
         As `read_layer`; also if a number is not greater than the one before.
     """
     path = Path(path)
-    found = [np.empty(0, np.int64)]
+    result = [np.empty(0, np.int64)]
     for table in _tables(path, "category"):
         numbers = table.integers(0, low=1, high=LAST, what="category")
-        falls = np.diff(numbers, prepend=found[-1][-1:]) <= 0
+        falls = np.diff(numbers, prepend=result[-1][-1:]) <= 0
         if falls.any():
             row = int(falls.argmax()) + len(numbers) - len(falls)
             raise table.refuse(row, "ascending categories", f"{numbers[row]}")
-        found.append(numbers)
-    return np.concatenate(found)
+        result.append(numbers)
+    return np.concatenate(result)
 
 
-def write_categories(path: PathLike, categories: npt.ArrayLike) -> None:
+def write_categories(path: FilePath, categories: npt.ArrayLike) -> None:
     """Write categories, 1-based; the file appears whole or not at all."""
     content = categories_bytes(categories)
     with atomic_write(Path(path)) as file:
@@ -192,7 +191,7 @@ def categories_bytes(categories: npt.ArrayLike) -> bytes:
     return "".join(f"{number}\n" for number in numbers.tolist()).encode("ascii")
 
 
-def read_images(path: PathLike, neurons: int, inputs: int = 60_000) -> InputBits:
+def read_images(path: FilePath, neurons: int, inputs: int = 60_000) -> InputBits:
     """Read inputs.
 
     Parameters
@@ -229,15 +228,15 @@ def read_images(path: PathLike, neurons: int, inputs: int = 60_000) -> InputBits
         entries += len(rows)
     if not entries:
         raise FileFormatError(str(path), "lines of row<TAB>column<TAB>1", "an empty file")
-    found = InputBits(bits.reshape(neurons, width), inputs)
+    result = InputBits(bits.reshape(neurons, width), inputs)
     # adding a bit twice carries, and any carry leaves fewer ones than were added
-    if found.nnz != entries:
-        got = f"only {found.nnz:,} different ones in {entries:,} lines"
+    if result.nnz != entries:
+        got = f"only {result.nnz:,} different ones in {entries:,} lines"
         raise FileFormatError(str(path), "each place at most once", got)
-    return found
+    return result
 
 
-def write_images(path: PathLike, images: InputBits) -> None:
+def write_images(path: FilePath, images: InputBits) -> None:
     """Write inputs, sorted by column, then row; the file appears whole or not at all."""
     if images.nnz == 0:
         raise InputError("images", "at least one 1", "none", "An empty file cannot be read back.")

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gbdnn.challenge.mnist import cache_dir, fetch, load_images, official_images
+from gbdnn.challenge.mnist import fetch, load_images, official_images
 from gbdnn.data.inputs import BitInputs
-from gbdnn.errors import DtypeError, InputError, ShapeError
-from gbdnn.files.disk import atomic_write
+from gbdnn.errors import DtypeError, GbdnnError, InputError, ShapeError
+from gbdnn.files.disk import cache_dir
+from gbdnn.files.tensors import read_tensors, write_tensors
+from gbdnn.types import Array
 
 __all__ = [
     "InputBits",
-    "cache_dir",
     "cached_resize",
     "embedded_images",
     "fetch",
@@ -27,7 +28,6 @@ __all__ = [
     "resize",
 ]
 
-Array = npt.NDArray[Any]
 Reals = npt.NDArray[np.float64]
 BLOCK_BYTES = 1 << 21  # of each temporary in `resize`: a few of them fit the cache
 
@@ -156,7 +156,8 @@ def resize(images: npt.ArrayLike, side: int) -> InputBits:
     ------
     ShapeError, DtypeError, NonFiniteError, InputError
     """
-    from gbdnn.weights.csr import check_finite, numeric_array
+    from gbdnn.weights.csr import check_finite
+    from gbdnn.weights.foreign import numeric_array
 
     array = numeric_array(images, "images")
     if array.ndim != 3 or 0 in array.shape:
@@ -272,40 +273,21 @@ def cached_resize(images: npt.ArrayLike, side: int, *, folder: Path | None = Non
         raise DtypeError("images", "uint8 of shape (n, height, width)", got)
     folder = cache_dir() if folder is None else folder
     key = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
-    path = folder / f"bits-{key[:32]}-{side}.npy"
-    found = _read_bits(path, len(pixels), side)
-    if found is None:
-        found = resize(pixels, side)
-        try:
+    path = folder / f"bits-{key[:32]}-{side}.safetensors"
+    enlarged = _read_bits(path, len(pixels), side)
+    if enlarged is None:
+        enlarged = resize(pixels, side)
+        # a cache saves time, nothing else depends on it
+        with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
-            with atomic_write(path) as file:
-                np.save(file, found.bits)
-                file.write(_digest(found.bits))
-        except OSError:  # a cache saves time, nothing else depends on it
-            pass
-    return found
+            write_tensors(path, {"bits": enlarged.bits}, {})
+    return enlarged
 
 
 def _read_bits(path: Path, count: int, side: int) -> InputBits | None:
-    """Return the bits in a cache file; None if it is missing or not what was written.
-
-    The file is an .npy with the sha256 of the array's bytes behind it; the size is known before.
-    """
-    shape = (side * side, -(-count // 8))
+    """Return the bits in a cache file; None if it is missing or not what was written."""
     try:
-        with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            if version != (1, 0):
-                return None
-            header = np.lib.format.read_array_header_1_0(file)
-            if header != (shape, False, np.dtype(np.uint8)):
-                return None
-            bits = np.empty(shape, np.uint8)
-            whole = file.readinto(bits.data.cast("B")) == bits.nbytes
-            return InputBits(bits, count) if whole and file.read() == _digest(bits) else None
-    except (OSError, ValueError, InputError):
+        bits = read_tensors(path)[0]["bits"]
+        return InputBits(bits, count) if bits.shape[:1] == (side**2,) else None
+    except (GbdnnError, KeyError):
         return None
-
-
-def _digest(bits: Array) -> bytes:
-    return hashlib.sha256(np.ascontiguousarray(bits).data).digest()

@@ -6,22 +6,22 @@ The format: https://math.nist.gov/MatrixMarket/formats.html
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from gbdnn.challenge.text import Table, blocks
 from gbdnn.errors import FileFormatError
-from gbdnn.files.disk import Table, atomic_write, blocks, open_binary
+from gbdnn.files.disk import atomic_write, open_binary
+from gbdnn.types import FilePath
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
 __all__ = ["read_matrix_market", "write_matrix_market"]
 
-PathLike = str | os.PathLike[str]
 FIELDS = {"real": "row column value", "integer": "row column value", "pattern": "row column"}
 LONGEST_LINE = 1 << 16
 SHORTEST_ENTRY = 4  # bytes: "1 1\n"
@@ -29,7 +29,7 @@ INFLATION = 1032  # deflate cannot make data smaller than this
 LAST = 2**31 - 1
 
 
-def read_matrix_market(path: PathLike) -> sp.coo_array:
+def read_matrix_market(path: FilePath) -> sp.coo_array:
     """Read a sparse matrix from a ``.mtx`` or ``.mtx.gz`` file.
 
     Parameters
@@ -62,19 +62,19 @@ def read_matrix_market(path: PathLike) -> sp.coo_array:
             got = f"{count:,} entries for {rows} x {columns} in {path.stat().st_size:,} bytes"
             raise FileFormatError(f"{path}, line {line}", "as many entries as can be", got)
         parts: list[tuple[Any, Any, Any]] = []
-        found = 0
+        result = 0
         for raw, _ in blocks(file):
             table = Table.parse(path, raw, layout=FIELDS[field], first_line=line + 1)
             line += raw.count(b"\n")
-            found += len(table)
-            if found > count:
+            result += len(table)
+            if result > count:
                 raise FileFormatError(str(path), f"{count:,} entries", "more lines than that")
             row = table.integers(0, low=1, high=rows, what="row")
             column = table.integers(1, low=1, high=columns, what="column")
             value = np.ones(1) if field == "pattern" else table.reals(2)
             parts.append((row - 1, column - 1, np.broadcast_to(value, row.shape)))
-    if found < count:
-        got = f"{found:,}"
+    if result < count:
+        got = f"{result:,}"
         raise FileFormatError(str(path), f"{count:,} entries", got, "The file is incomplete.")
     empty = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
     row, column, value = (np.concatenate(part) for part in zip(empty, *parts, strict=True))
@@ -83,7 +83,7 @@ def read_matrix_market(path: PathLike) -> sp.coo_array:
     return sp.coo_array((value, indices), shape=(rows, columns))
 
 
-def write_matrix_market(path: PathLike, matrix: Any, *, comment: str = "") -> None:
+def write_matrix_market(path: FilePath, matrix: Any, *, comment: str = "") -> None:
     """Write a matrix as ``coordinate real general`` with all digits of its values.
 
     Parameters

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import struct
 import tempfile
@@ -11,15 +10,15 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gbdnn.errors import DataUnavailableError, FileFormatError
-from gbdnn.files.disk import open_binary, unreadable
+from gbdnn.files.disk import cache_dir, open_binary, unreadable
+from gbdnn.types import FilePath
 
-__all__ = ["cache_dir", "fetch", "load_images", "official_images"]
+__all__ = ["fetch", "load_images", "official_images"]
 
 Images = npt.NDArray[np.uint8]
 FILE = "train-images-idx3-ubyte.gz"
@@ -34,17 +33,7 @@ IDX_IMAGES = 0x00000803  # unsigned bytes, three dimensions
 INFLATION = 1032  # deflate cannot make data smaller than this
 
 
-def cache_dir() -> Path:
-    """Return the folder for downloads: the environment's GBDNN_CACHE_DIR or the user's cache."""
-    named = os.environ.get("GBDNN_CACHE_DIR")
-    if named:
-        return Path(named)
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("gbdnn"))
-
-
-def load_images(path: str | os.PathLike[str]) -> Images:
+def load_images(path: FilePath) -> Images:
     """Read images from a file.
 
     Parameters
@@ -90,43 +79,22 @@ def _load_idx(path: Path) -> Images:
 
 
 def _load_npz(path: Path) -> Images:
-    damaged = (ValueError, EOFError, KeyError, zlib.error, zipfile.BadZipFile, NotImplementedError)
+    damaged = (
+        ValueError, TypeError, EOFError, KeyError, MemoryError, zlib.error, zipfile.BadZipFile,
+        NotImplementedError, RuntimeError,  # RuntimeError: an encrypted member
+    )  # fmt: skip
     try:
-        with zipfile.ZipFile(path) as archive, archive.open("X.npy") as member:
-            info = archive.getinfo("X.npy")
-            images = _read_npy(path, member, info.file_size, info.compress_size)
-            member.read()  # the checksum is compared at the end
-    except FileFormatError:
-        raise
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            images = archive["X"]
+    except OSError as error:
+        raise unreadable(path, error) from None
     except damaged as error:
         got = f"{type(error).__name__}: {error}"
         raise FileFormatError(str(path), "a whole .npz file with an array X", got) from None
-    except RuntimeError as error:  # an encrypted member
-        raise FileFormatError(str(path), "a plain .npz file", str(error)) from None
-    except OSError as error:
-        raise unreadable(path, error) from None
-    return images[:OFFICIAL]
-
-
-def _read_npy(path: Path, member: IO[bytes], size: int, compressed: int) -> Images:
-    """Read an .npy of images; its header is compared with the sizes before memory is taken."""
-    versions: dict[tuple[int, int], Any] = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    shape, fortran, dtype = versions[np.lib.format.read_magic(member)](member)
-    if len(shape) == 2 and shape[1] == 784:
-        shape = (shape[0], 28, 28)
-    if dtype != np.uint8 or len(shape) != 3 or shape[1:] != (28, 28) or fortran or not shape[0]:
+    if images.dtype != np.uint8 or images.shape[1:] not in ((28, 28), (784,)) or not len(images):
         expected = "X as uint8 of shape (n, 28, 28) or (n, 784)"
-        raise FileFormatError(str(path), expected, f"{dtype} of shape {shape}")
-    total = math.prod(shape)
-    if size != member.tell() + total or size > max(compressed, 1) * INFLATION:
-        raise FileFormatError(str(path), f"{total:,} bytes of pixels", f"{size:,} bytes")
-    pixels = member.read(total)
-    if len(pixels) < total:
-        raise FileFormatError(str(path), f"{total:,} bytes of pixels", f"{len(pixels):,}")
-    return np.frombuffer(pixels, np.uint8).reshape(shape)
+        raise FileFormatError(str(path), expected, f"{images.dtype} of shape {images.shape}")
+    return np.ascontiguousarray(images[:OFFICIAL]).reshape(-1, 28, 28)
 
 
 def official_images() -> Images | None:

@@ -22,9 +22,10 @@ from gbdnn.challenge.generate import Spec, layers
 from gbdnn.challenge.images import InputBits
 from gbdnn.errors import InputError
 from gbdnn.execution import executor
-from gbdnn.execution.executor import Affine, Step, Work
+from gbdnn.execution.source import Source, Work
+from gbdnn.execution.steps import Step, prepared_step
 from gbdnn.files.disk import atomic_write
-from gbdnn.layers import ReLU
+from gbdnn.layers import Linear, ReLU
 from gbdnn.machine import available_bytes, check_threads, peak_rss_bytes, versions
 from gbdnn.weights.csr import CSR
 
@@ -182,8 +183,8 @@ def _find_inputs(neurons: int, path: Path | None, data: Path | None) -> tuple[In
         if path.name.removesuffix(".gz").endswith((".tsv", ".mtx")):
             return files.read_images(path, neurons), str(path)
         return images.cached_resize(images.load_images(path), side), str(path)
-    if data is not None and (found := files.images_path(data, neurons)).exists():
-        return files.read_images(found, neurons), str(found)
+    if data is not None and (official := files.images_path(data, neurons)).exists():
+        return files.read_images(official, neurons), str(official)
     if (mnist := images.official_images()) is not None:
         return images.cached_resize(mnist, side), "MNIST (cache)"
     return images.resize(images.embedded_images(), side), "digits (embedded)"
@@ -193,7 +194,7 @@ def _find_inputs(neurons: int, path: Path | None, data: Path | None) -> tuple[In
 
 
 @dataclass(eq=False)
-class _Source:
+class _Source(Source):
     """The layers of a network: in memory if they fit, else made or read on the way."""
 
     spec: Spec
@@ -203,25 +204,10 @@ class _Source:
 
     dtype = np.dtype(np.float32)
 
-    @property
-    def depth(self) -> int:
-        """Number of layers."""
-        return self.spec.layers
-
-    @property
-    def edges(self) -> int:
-        """Stored weights of all layers."""
-        return self.spec.edges
-
-    @property
-    def widest(self) -> int:
-        """Neurons of a layer."""
-        return self.spec.neurons
-
-    @property
-    def keeps(self) -> frozenset[float]:
-        """Generated rows hold 32 weights of 1/16: they keep 0 (b < 0) and the cap (2 cap + b)."""
-        return frozenset((0.0, self.spec.cap)) if self.data is None else frozenset()
+    def __post_init__(self) -> None:
+        self.depth, self.edges, self.widest = self.spec.layers, self.spec.edges, self.spec.neurons
+        if self.data is None:  # 32 weights of 1/16 a row: they keep 0 (b < 0) and the cap
+            self.keeps = frozenset((0.0, self.spec.cap))
 
     def load(self, backend: Backend, progress: Progress | None) -> None:
         """Prepare all layers now, if they take at most a quarter of the free memory."""
@@ -248,13 +234,15 @@ class _Source:
         if not self.lazy:
             yield from self.resident[start:]
             return
-        bias, h = np.array(self.spec.bias, np.float32), ReLU(self.spec.cap)
+        h = ReLU(self.spec.cap)
         for weight in self.weights(start):
-            yield executor.prepare_step(backend, Affine(weight, bias, h))
+            yield prepared_step(backend, (Linear(weight, self.spec.bias), h))
 
 
 class _ColumnSums:
     """Keeps of each input whether anything is left of it, and the sum of its last activations."""
+
+    view = None
 
     def __init__(self, count: int, features: int) -> None:
         self.features = features
@@ -305,8 +293,8 @@ class _Checkpoint:
     def read(self, sink: _ColumnSums, work: Work) -> int:
         """Fill `sink` and `work`; return how many inputs are done, with a damaged file none."""
         try:
-            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as found:
-                done, alive, sums, counts = (found[name] for name in ("done", *FIELDS))
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as content:
+                done, alive, sums, counts = (content[name] for name in ("done", *FIELDS))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             return 0
         if alive.shape != sink.alive.shape or sums.shape != sink.sums.shape or counts.shape != (4,):

@@ -6,16 +6,13 @@ Nothing is unpickled, and sizes in headers are compared with the file before mem
 from __future__ import annotations
 
 import contextlib
-import math
-import os
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import numpy.typing as npt
+import scipy.sparse as sp
 
 from gbdnn.cli.tables import column_of, read_table
 from gbdnn.errors import (
@@ -29,11 +26,13 @@ from gbdnn.errors import (
 )
 from gbdnn.files.disk import open_binary
 from gbdnn.machine import available_bytes
+from gbdnn.types import Array, FilePath
 from gbdnn.weights.csr import as_csr, check_finite
 
-__all__ = ["FORMATS", "Dataset", "as_classes", "as_values", "digits", "read"]
+__all__ = [
+    "FORMATS", "Dataset", "as_classes", "as_values", "check_samples", "digits", "read", "split",
+]  # fmt: skip
 
-Array = npt.NDArray[Any]
 PAIRS = (("X", "y"), ("x", "y"), ("X_train", "y_train"), ("x_train", "y_train"),
          ("data", "target"), ("data", "label"), ("images", "labels"))  # fmt: skip
 TESTS = (("X", "y"), ("x", "y"), ("X_test", "y_test"), ("x_test", "y_test"))
@@ -66,33 +65,10 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a reader is asked for; see `read`."""
+    """What a reader is asked for.
 
-    label: str | None = None
-    features: int | None = None
-    header: bool | None = None
-    first: int | None = None
-    test: bool = False
-    names: tuple[str, ...] = ()
-
-
-def read(
-    path: str | os.PathLike[str],
-    *,
-    label: str | None = None,
-    features: int | None = None,
-    header: bool | None = None,
-    first: int | None = None,
-    test: bool = False,
-    names: tuple[str, ...] = (),
-) -> Dataset:
-    """Read samples, with labels if the file has them.
-
-    Parameters
+    Attributes
     ----------
-    path : path-like
-        The name's end says what it is: .npz (arrays X and y, or x_train and y_train), .npy, .csv,
-        .tsv, .txt (with a header or not), .svm, .svmlight, .libsvm; text also with .gz.
     label : str, optional
         Where the labels are: the name or the number of a column (from 0; -1 is the last), in .npz
         the name of an array. Default: a column or array that is called so; else there are none.
@@ -107,6 +83,26 @@ def read(
         Prefer x_test and y_test to x_train and y_train.
     names : tuple of str
         More names that a column of labels may have in a header.
+    """
+
+    label: str | None = None
+    features: int | None = None
+    header: bool | None = None
+    first: int | None = None
+    test: bool = False
+    names: tuple[str, ...] = ()
+
+
+def read(path: FilePath, **wanted: Any) -> Dataset:
+    """Read samples, with labels if the file has them.
+
+    Parameters
+    ----------
+    path : path-like
+        The name's end says what it is: .npz (arrays X and y, or x_train and y_train), .npy, .csv,
+        .tsv, .txt (with a header or not), .svm, .svmlight, .libsvm; text also with .gz.
+    **wanted
+        Fields of `Wanted`.
 
     Returns
     -------
@@ -115,19 +111,16 @@ def read(
 
     Raises
     ------
-    DataUnavailableError
-        The file cannot be read.
-    FileFormatError, InputError
-        Its content, or the label, is not what it should be.
-    MemoryBudgetError
-        It does not fit into the memory that is free.
+    DataUnavailableError, FileFormatError, InputError, MemoryBudgetError
+        The file cannot be read; its content, or the label, is not what it should be; it does not
+        fit into the memory that is free.
     """
     path = Path(path)
     suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
     reader = _READERS.get(suffix.lower())
     if reader is None or (path.suffix == ".gz" and reader in (_read_npy, _read_npz)):
         raise InputError(str(path), f"a name that ends in {', '.join(FORMATS)}", repr(path.name))
-    dataset = reader(path, Wanted(label, features, header, first, test, names))
+    dataset = reader(path, Wanted(**wanted))
     X, y = dataset.X, dataset.y
     if X.ndim > 2 and 0 not in X.shape:
         dataset = replace(dataset, X=X.reshape(len(X), -1))
@@ -145,6 +138,21 @@ def digits() -> Dataset:
 
     found = load_digits()
     return Dataset(found.data.astype(np.float32), found.target, "scikit-learn's digits")
+
+
+def check_samples(X: Any, fix: str = "") -> None:
+    """Raise `NonFiniteError` for NaN and infinity in dense or sparse samples."""
+    check_finite("X", X.data if sp.issparse(X) else X, fix)
+
+
+def split(count: int, fraction: float, seed: int) -> tuple[Array, Array]:
+    """Return the numbers of the samples for training and, drawn at random, for validation."""
+    held = round(count * fraction)
+    if fraction and not 0 < held < count:
+        expected = f"a part of the {count} samples that leaves some on either side"
+        raise InputError("validation", expected, repr(fraction))
+    order = np.random.default_rng([seed, count]).permutation(count)
+    return np.sort(order[held:]), np.sort(order[:held])
 
 
 def as_classes(y: Array) -> tuple[list[Any], Array]:
@@ -187,8 +195,8 @@ def as_values(y: Array) -> Array:
 
 
 def _read_npz(path: Path, wanted: Wanted) -> Dataset:
-    with _whole(path, ".npz"), zipfile.ZipFile(path) as archive:
-        names = {n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")}
+    with _whole(path, ".npz") as file, np.load(file, allow_pickle=False) as archive:
+        names = {name.removesuffix(".npy") for name in archive.zip.namelist()}
         pairs = TESTS + PAIRS if wanted.test else PAIRS
         found = [p for p in pairs if set(p) <= names] or [p for p in pairs if p[0] in names]
         if not found:
@@ -205,75 +213,67 @@ def _read_npz(path: Path, wanted: Wanted) -> Dataset:
     return Dataset(X, y, f"{path.name}, array {name}")
 
 
-def _member(path: Path, archive: zipfile.ZipFile, name: str) -> Array:
-    info = archive.getinfo(f"{name}.npy")
+def _member(path: Path, archive: Any, name: str) -> Array:
+    """Return an array of an archive, whose sizes are looked at before memory is taken."""
+    info = archive.zip.getinfo(f"{name}.npy")
     if info.file_size > max(info.compress_size, 1) * INFLATION:
         got = f"{info.compress_size:,} bytes that claim to be {info.file_size:,}"
         raise FileFormatError(str(path), f"a sound array {name}", got)
-    with archive.open(info) as file:
-        return _array(f"{path}, {name}", file, info.file_size)
+    what = f"{path}, {name}"
+    _check_room(what, info.file_size)
+    try:
+        return _checked(what, archive[name])
+    except MemoryError as error:  # the array's own header, of which numpy takes its size, lies
+        raise FileFormatError(what, "as many values as the header says", str(error)) from None
 
 
 def _read_npy(path: Path, wanted: Wanted) -> Dataset:
-    with _whole(path, ".npy"), open_binary(path) as file:
-        array = _array(str(path), file, path.stat().st_size)
+    with _whole(path, ".npy"), np.errstate(over="ignore"):
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)  # fails where the file is short
+        size, wants = path.stat().st_size, mapped.offset + mapped.nbytes
+        if size != wants:
+            raise FileFormatError(str(path), f"{wants:,} bytes, as the header says", f"{size:,}")
+        _check_room(str(path), size)
+        array = _checked(str(path), np.array(mapped))
     if wanted.label is None or array.ndim != 2:
         return Dataset(array, None, path.name)
     column = column_of(path, wanted.label, [], array.shape[1])
     return Dataset(np.delete(array, column, axis=1), array[:, column], path.name)
 
 
-def _array(name: str, file: IO[bytes], size: int) -> Array:
-    """Read an .npy of `size` bytes; its header is compared with them before memory is taken."""
-    versions: dict[tuple[int, int], Callable[..., Any]] = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    magic = np.lib.format.read_magic(file)
-    if magic not in versions:
-        raise FileFormatError(name, "an .npy array of version 1 or 2", f"version {magic}")
-    shape, fortran, dtype = versions[magic](file)
-    if dtype.kind not in "biufUS" or dtype.hasobject or not dtype.itemsize:
-        fix = "Objects are pickles, which gbdnn does not open."
-        raise FileFormatError(name, "an array of numbers or text", f"dtype {dtype}", fix)
-    nbytes = math.prod(shape) * dtype.itemsize
-    if any(n < 0 for n in shape) or size != file.tell() + nbytes:
-        got = f"shape {shape} of {dtype} in {size:,} bytes"[:200]
-        raise FileFormatError(name, "as many bytes as the header says", got)
+def _check_room(name: str, nbytes: int) -> None:
     if nbytes > (free := available_bytes()):
-        got = f"{nbytes:,} bytes"
-        raise MemoryBudgetError(name, f"an array that fits into {free:,} free bytes", got)
-    flat = np.empty(math.prod(shape), dtype)
-    memory, place = flat.view(np.uint8).data, 0
-    while place < nbytes:
-        count = file.readinto(memory[place : place + (1 << 24)])  # type: ignore[attr-defined]
-        if not count:
-            raise FileFormatError(name, f"{nbytes:,} bytes of values", f"{place:,}")
-        place += count
-    file.read(1)  # zipfile compares the checksum at the end
-    return flat.reshape(shape, order="F" if fortran else "C")
+        expected, got = f"an array that fits into {free:,} free bytes", f"{nbytes:,} bytes"
+        raise MemoryBudgetError(name, expected, got)
+
+
+def _checked(name: str, array: Any) -> Array:
+    dtype = getattr(array, "dtype", np.dtype(object))
+    if dtype.kind not in "biufUS" or not dtype.itemsize:
+        raise FileFormatError(name, "an array of numbers or text", f"dtype {dtype}")
+    return np.asarray(array)
 
 
 @contextlib.contextmanager
-def _whole(path: Path, kind: str) -> Iterator[None]:
+def _whole(path: Path, kind: str) -> Iterator[IO[bytes]]:
     """Say in gbdnn's errors what is wrong with a file that numpy and zipfile take apart."""
-    with open_binary(path):  # says what is wrong with the path
-        pass
-    try:
-        yield
-    except (GbdnnError, MemoryError):
-        raise
-    except Exception as error:  # their parsers raise nearly anything: TokenError, zlib.error, ...
-        got = f"{type(error).__name__}: {error}"[:200]
-        raise FileFormatError(str(path), f"a whole {kind} file", got) from None
+    with open_binary(path) as file:
+        try:
+            yield file
+        except (GbdnnError, MemoryError):
+            raise
+        except Exception as error:  # their parsers raise nearly anything: zlib.error, ...
+            got = f"{type(error).__name__}: {error}"[:200]
+            raise FileFormatError(str(path), f"a whole {kind} file", got) from None
 
 
 # -- tables and svmlight ---------------------------------------------------------------------------
 
 
 def _read_csv(path: Path, wanted: Wanted) -> Dataset:
-    options: dict[str, Any] = {"features": wanted.features, "header": wanted.header}
-    X, y, name = read_table(path, wanted.label, names=wanted.names, **options)
+    X, y, name = read_table(
+        path, wanted.label, features=wanted.features, header=wanted.header, names=wanted.names
+    )
     return Dataset(X, y, path.name, name)
 
 
@@ -303,19 +303,14 @@ def _read_svmlight(path: Path, wanted: Wanted) -> Dataset:
     X.indices -= first
     shape = (X.shape[0], max(wanted.features or width, 1))
     X = type(X)((X.data, X.indices, X.indptr), shape=shape)
-    return Dataset(
-        as_csr(X, dtype=np.float32, name=str(path)).to_scipy(), y, path.name, None, first
-    )
+    X = as_csr(X, dtype=np.float32, name=str(path)).to_scipy()
+    return Dataset(X, y, path.name, first=first)
 
 
 _READERS: dict[str, Callable[[Path, Wanted], Dataset]] = {
     ".npz": _read_npz,
     ".npy": _read_npy,
-    ".csv": _read_csv,
-    ".tsv": _read_csv,
-    ".txt": _read_csv,
-    ".svm": _read_svmlight,
-    ".svmlight": _read_svmlight,
-    ".libsvm": _read_svmlight,
+    **dict.fromkeys((".csv", ".tsv", ".txt"), _read_csv),
+    **dict.fromkeys((".svm", ".svmlight", ".libsvm"), _read_svmlight),
 }
 FORMATS = tuple(_READERS)

@@ -1,6 +1,6 @@
 """The commands that use a model file: `gbdnn summary`, `gbdnn predict`, `gbdnn prune`.
 
-Modules that need numpy are imported where they are used: `gbdnn --help` needs none.
+Modules that need numpy are imported where they are used.
 """
 
 from __future__ import annotations
@@ -8,79 +8,31 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gbdnn.errors import DataUnavailableError, InputError
+from gbdnn.cli.options import (
+    BACKEND,
+    FILE,
+    JSON,
+    OUT,
+    TableChoice,
+    TableHint,
+    check_out,
+    data_options,
+    run_options,
+)
+from gbdnn.cli.output import echo_json, echo_rows
+from gbdnn.errors import InputError
 
 if TYPE_CHECKING:
     from gbdnn.cli.datasets import Dataset
     from gbdnn.network import Network
 
-__all__ = ["check_out", "data_options", "echo_rows", "predict", "prune", "run_options", "summary"]
-
-FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
-OUT = click.Path(path_type=Path)
-Command = Callable[..., Any]
-
-
-def _known_backend(context: click.Context, option: click.Parameter, name: str | None) -> str | None:
-    from gbdnn.backends import BACKENDS
-
-    if name is not None and name not in BACKENDS:
-        raise click.BadParameter(f"{name!r} is not one of {', '.join(sorted(BACKENDS))}.")
-    return name
-
-
-def run_options(command: Command) -> Command:
-    """Add --backend, --threads and --json."""
-    for option in (
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
-        click.option("--threads", type=click.IntRange(1), help="Default: all cores."),
-        click.option("--backend", default="fused", show_default=True, callback=_known_backend,
-                     help="What computes: auto, fused, graphblas, graphblas-reference or dense."),
-    ):  # fmt: skip
-        command = option(command)
-    return command
-
-
-def data_options(command: Command) -> Command:
-    """Add --label and --header."""
-    for option in (
-        click.option("--header/--no-header", default=None,
-                     help="Whether a table's first line is a header; default: by its look."),
-        click.option("--label", help="Column (name, or number from 0) or array of the labels."),
-    ):  # fmt: skip
-        command = option(command)
-    return command
-
-
-def echo_rows(title: str, rows: dict[str, str]) -> None:
-    """Print a title and aligned rows."""
-    width = max(map(len, rows))
-    lines = [title, *(f"  {key.ljust(width)}  {value}" for key, value in rows.items())]
-    click.echo("\n".join(lines))
-
-
-def check_out(path: Path) -> None:
-    """Raise before hours of work if a file could not be written afterwards."""
-    folder = path.absolute().parent
-    problem = None
-    if path.is_dir():
-        problem = "a folder"
-    elif not folder.is_dir():
-        problem = f"no folder {folder}"
-    elif not os.access(folder, os.W_OK):
-        problem = f"a folder without permission to write, {folder}"
-    if problem:
-        raise DataUnavailableError(
-            str(path), "a file that can be written", problem, "Choose other."
-        )
+__all__ = ["predict", "prune", "summary"]
 
 
 # -- summary ---------------------------------------------------------------------------------------
@@ -88,11 +40,11 @@ def check_out(path: Path) -> None:
 
 @click.command("summary")
 @click.argument("model", type=FILE)
-@click.option("--backend", callback=_known_backend, help="Also show what computes each layer.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--backend", type=BACKEND, help="Also show what computes each layer.")
+@JSON
 def summary(model: Path, backend: str | None, as_json: bool) -> None:
     """Show the layers of a model file: shapes, non-zeros, bytes. The file is verified."""
-    from gbdnn.interchange.models import load
+    from gbdnn.network import load
 
     network = load(model)
     table = network.summary(backend)
@@ -107,7 +59,7 @@ def summary(model: Path, backend: str | None, as_json: bool) -> None:
         "metadata": network.metadata,
     }
     if as_json:
-        click.echo(json.dumps(record))
+        echo_json(record)
         return
     click.echo(str(table))
     rows = {
@@ -144,30 +96,28 @@ def predict(
     data: Path,
     out: Path | None,
     form: str | None,
-    batch_size: int | None,
     label: str | None,
     header: bool | None,
-    backend: str,
-    threads: int | None,
     as_json: bool,
+    **computing: Any,
 ) -> None:
     """Predict for the samples in INPUT (.npz, .npy, .csv, .tsv, .svm; a sparse one stays sparse).
 
     Labels in INPUT are left out, and the accuracy is reported. Without --out the result goes to
     standard output as CSV, or inside the JSON object.
     """
-    from gbdnn.interchange.models import load
+    from gbdnn.network import load
 
     if out is not None:
         check_out(out)
         if out.suffix not in (".csv", ".npy", ".json"):
-            raise click.BadParameter(f"{out.name!r} ends in none of .csv, .npy, .json.",
-                                     param_hint="--out")  # fmt: skip
+            message = f"{out.name!r} ends in none of .csv, .npy, .json."
+            raise click.BadParameter(message, param_hint="--out")
     network = load(model)
     classes = _classes(network)
     samples = _samples(network, data, label, header)
     begin = time.perf_counter()
-    values = network.predict(samples.X, backend=backend, threads=threads, batch_size=batch_size)
+    values = network.predict(samples.X, **computing)
     seconds = time.perf_counter() - begin
     form = form or ("classes" if classes is not None else "values")
     result, names = _formed(network, values, form, classes)
@@ -177,7 +127,7 @@ def predict(
         "samples": len(values),
         "form": form,
         "seconds": seconds,
-        "backend": backend,
+        "backend": computing["backend"],
     }
     if samples.y is not None:
         record |= _score(network, values, samples.y, classes)
@@ -213,7 +163,7 @@ def _numbers(network: Network, values: Any) -> Any:
     """Return the number of the likeliest class of each sample."""
     if network.out_features > 1:
         return values.argmax(axis=1)
-    half = 0.5 if type(network.layers[-1]).__name__ == "Sigmoid" else 0.0
+    half = 0.5 if network.layers[-1].kind == "sigmoid" else 0.0
     return (values[:, 0] > half).astype(int)
 
 
@@ -227,8 +177,8 @@ def _formed(
         numbers = _numbers(network, values)
         return (numbers if classes is None else np.array(classes)[numbers]), ["prediction"]
     if form == "proba":
-        last = type(network.layers[-1]).__name__
-        if last not in ("Softmax", "Sigmoid"):
+        last = network.layers[-1].kind
+        if last not in ("softmax", "sigmoid"):
             fix = "Leave --proba out to see its values."
             raise InputError("--proba", "a network that ends with softmax or sigmoid", last, fix)
         if network.out_features == 1:
@@ -246,9 +196,15 @@ def _score(network: Network, values: Any, y: Any, classes: list[Any] | None) -> 
         if y.dtype.kind not in "biuf" or y.reshape(len(y), -1).shape != values.shape:
             return {}
         return {"mean_squared_error": float(np.mean((y.reshape(values.shape) - values) ** 2))}
+    return {"accuracy": float((_numbers(network, values) == _codes(classes, y)).mean())}
+
+
+def _codes(classes: list[Any], y: Any) -> Any:
+    """Return the number of each label among the classes, -1 for others."""
+    import numpy as np
+
     number = {name: k for k, name in enumerate(classes)}
-    wanted = [number.get(name, -1) for name in y.reshape(len(y), -1)[:, 0].tolist()]
-    return {"accuracy": float((_numbers(network, values) == wanted).mean())}
+    return np.array([number.get(name, -1) for name in y.reshape(len(y), -1)[:, 0].tolist()])
 
 
 def _deliver(
@@ -261,7 +217,7 @@ def _deliver(
     elif as_json:
         record["predictions"] = result.tolist()
     if as_json:
-        click.echo(json.dumps(record))
+        echo_json(record)
         return
     if out is None:
         click.echo(_csv(result, names), nl=False)
@@ -302,13 +258,15 @@ def _csv(result: Any, names: list[str]) -> str:
 @click.argument("out", type=OUT)
 @click.option("--sparsity", type=float, help="Part of all places that is empty afterwards, below "
               "1. Not needed with an n:m structure.")  # fmt: skip
-@click.option("--score", default="magnitude", show_default=True, help="magnitude, random, gradient "
-              "or movement (the last two need --data).")  # fmt: skip
-@click.option("--distribution", default="global", show_default=True,
-              help="global, uniform or erk.")  # fmt: skip
-@click.option("--structure", help="neuron, 2:4 (n:m) or 4x4 (blocks); default: single weights.")
-@click.option("--exclude", type=int, multiple=True, help="Number of a layer with weights that is "
-              "left alone (-1 is the last); may be repeated.")  # fmt: skip
+@click.option("--score", type=TableChoice("gbdnn.pruning", "SCORES"), default="magnitude",
+              show_default=True, help="gradient and movement need --data.")  # fmt: skip
+@click.option("--distribution", type=TableChoice("gbdnn.pruning", "DISTRIBUTIONS"),
+              default="global", show_default=True,
+              help="Of the sparsity over the layers.")  # fmt: skip
+@click.option("--structure", type=TableHint("gbdnn.pruning", "STRUCTURES"), help="What goes as a "
+              "whole, also with other numbers; default: single weights.")  # fmt: skip
+@click.option("--exclude", multiple=True, help="A weight that is left alone: its number (-1 is the "
+              "last), name or pattern of names; may be repeated.")  # fmt: skip
 @click.option("--data", type=FILE, help="Labelled samples for gradients and for the accuracy.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--rounds", type=click.IntRange(0), default=15, show_default=True,
@@ -319,10 +277,7 @@ def prune(
     model: Path,
     out: Path,
     sparsity: float | None,
-    score: str,
-    distribution: str,
-    structure: str | None,
-    exclude: tuple[int, ...],
+    exclude: tuple[str, ...],
     data: Path | None,
     seed: int,
     rounds: int,
@@ -331,24 +286,23 @@ def prune(
     backend: str,
     threads: int | None,
     as_json: bool,
+    **rule: Any,
 ) -> None:
     """Write MODEL without its least important weights to OUT; report non-zeros, bytes, speed."""
     from dataclasses import asdict
 
-    from gbdnn import pruning
-    from gbdnn.interchange.models import load
-    from gbdnn.network import Network
+    from gbdnn import pruning, training
+    from gbdnn.network import load
 
     check_out(out)
     before = load(model)
     samples = None if data is None else _samples(before, data, label, header)
-    pruned = pruning.prune(
-        before, sparsity, score=score, distribution=distribution, structure=structure,
-        exclude=exclude, backend=backend, threads=threads, rng=seed,
-        **_targets(before, samples),
-    )  # fmt: skip
-    after = Network(pruned.layers, metadata=before.metadata)
-    report = pruning.pruning_report(before, after, rounds=rounds, backend=backend, threads=threads)
+    computing: dict[str, Any] = {"backend": backend, "threads": threads}
+    names = [int(word) if word.lstrip("-").isdecimal() else word for word in exclude]
+    after = training.prune(
+        before, sparsity, exclude=names, rng=seed, **_targets(before, samples), **computing, **rule
+    )
+    report = pruning.pruning_report(before, after, rounds=rounds, **computing)
     after.save(out)
     record: dict[str, Any] = asdict(report)
     record |= {"model": str(model), "out": str(out), "speedup": report.speedup}
@@ -356,13 +310,12 @@ def prune(
     if samples is not None and samples.y is not None:
         classes = _classes(before)
         scores = [
-            _score(network, network.predict(samples.X, backend=backend, threads=threads),
-                   samples.y, classes)
+            _score(network, network.predict(samples.X, **computing), samples.y, classes)
             for network in (before, after)
-        ]  # fmt: skip
+        ]
         record |= {key: (scores[0][key], scores[1][key]) for key in scores[0]}
     if as_json:
-        click.echo(json.dumps(record))
+        echo_json(record)
         return
     click.echo(str(report))
     sizes = record["file_bytes"]
@@ -375,18 +328,14 @@ def prune(
 
 def _targets(network: Network, samples: Dataset | None) -> dict[str, Any]:
     """Return X, y and the loss for scores that need gradients."""
-    import numpy as np
-
     if samples is None or samples.y is None:
         return {}
     classes = _classes(network)
     if classes is None:
         return {"X": samples.X, "y": samples.y, "loss": "mse"}
-    number = {name: k for k, name in enumerate(classes)}
-    labels = samples.y.reshape(len(samples.y), -1)[:, 0].tolist()
-    unknown = [name for name in labels if name not in number]
-    if unknown:
-        raise InputError("labels", "classes of the model", repr(unknown[0]))
-    y = np.array([number[name] for name in labels])
+    y = _codes(classes, samples.y)
+    if (y < 0).any():
+        label = samples.y.reshape(len(y), -1)[(y < 0).argmax(), 0].item()
+        raise InputError("labels", "classes of the model", repr(label))
     loss = "cross_entropy" if network.out_features > 1 else "binary_cross_entropy"
     return {"X": samples.X, "y": y, "loss": loss}

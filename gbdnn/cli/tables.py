@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from gbdnn.errors import FileFormatError, InputError
 from gbdnn.files.disk import open_binary
+from gbdnn.types import Array
 
 __all__ = ["column_of", "read_table"]
 
-Array = npt.NDArray[Any]
 Line = tuple[int, list[str]]
 LABELS = ("label", "labels", "target", "class", "y")  # names of label columns that need no --label
 ROWS = 4096  # that are made an array at a time
@@ -63,72 +62,59 @@ def read_table(
     """
     with open_binary(path) as raw, io.TextIOWrapper(raw, "utf-8-sig", newline="") as text:
         try:
-            return _read(path, text, label, features, header, (*LABELS, *names))
+            start = text.readline(LONGEST)
+            lines = csv.reader(
+                chain([start], text), delimiter=max(",;\t", key=start.count), strict=True
+            )
+            rows = ((lines.line_num, row) for row in lines if row)
+            head = list(islice(rows, 2))
+            if not head:
+                raise FileFormatError(str(path), "a table with at least one line", "an empty file")
+            first = head[0][1]
+            if header is None:
+                named = label is not None and not _is(int, label)
+                header = named or _is_header(head, names)
+            title = [name.strip() for name in first] if header else []
+            head = head[1:] if header else head
+            if label is not None:
+                column: int | None = column_of(path, label, title, len(first))
+            else:
+                column = None if features == len(first) else _label_column(title, head, names)
+            X, y = _columns(path, chain(head, rows), len(first), column)
         except (UnicodeDecodeError, csv.Error) as error:
             expected = "a table in UTF-8, fields divided by comma, semicolon or tab"
             raise FileFormatError(str(path), expected, str(error)[:200]) from None
+    return X, y, title[column] if title and column is not None else None
 
 
-def _read(
-    path: Path,
-    text: io.TextIOWrapper,
-    label: str | None,
-    features: int | None,
-    header: bool | None,
-    known: tuple[str, ...],
-) -> tuple[Array, Array | None, str | None]:
-    start = text.readline(LONGEST)
-    delimiter = max(",;\t", key=start.count)
-    lines = csv.reader(chain([start], text), delimiter=delimiter, strict=True)
-    rows = ((lines.line_num, row) for row in lines if row)
-    head = list(islice(rows, 2))
-    if not head:
-        raise FileFormatError(str(path), "a table with at least one line", "an empty file")
-    first = head[0][1]
-    if header is None:
-        header = (label is not None and not _is_integer(label)) or _is_header(head, known)
-    names = [name.strip() for name in first] if header else []
-    numbered = head[1:] if header else head
-    if label is not None:
-        column: int | None = column_of(path, label, names, len(first))
-    elif features == len(first):
-        column = None
-    else:
-        column = _label_column(names, numbered, known)
-    X, y = _columns(path, chain(numbered, rows), len(first), column)
-    return X, y, names[column] if names and column is not None else None
-
-
-def _is_header(head: list[Line], known: tuple[str, ...]) -> bool:
+def _is_header(head: list[Line], names: tuple[str, ...]) -> bool:
     """Judge by the first two lines: names where numbers follow, a known name, or names only."""
-    first = head[0][1]
-    words = [k for k, field in enumerate(first) if not _is_number(field)]
-    if len(words) == len(first) or any(_is_label(first[k], known) for k in words):
-        return True
-    second = head[1][1] if len(head) > 1 else first
-    return any(k < len(second) and _is_number(second[k]) for k in words)
+    first, second = head[0][1], head[-1][1]
+    words = [k for k, field in enumerate(first) if not _is(float, field)]
+    return (
+        len(words) == len(first)
+        or any(_is_label(first[k], names) for k in words)
+        or any(k < len(second) and _is(float, second[k]) for k in words)
+    )
 
 
-def _label_column(names: list[str], head: list[Line], known: tuple[str, ...]) -> int | None:
+def _label_column(title: list[str], head: list[Line], names: tuple[str, ...]) -> int | None:
     """Return the column whose name says that it holds labels, or the only one of text."""
-    named = [k for k, name in enumerate(names) if _is_label(name, known)]
-    row = head[0][1] if head else []
-    found = named or [k for k, field in enumerate(row) if not _is_number(field)]
+    found = [k for k, name in enumerate(title) if _is_label(name, names)]
+    if not found and head:
+        found = [k for k, field in enumerate(head[0][1]) if not _is(float, field)]
     return found[0] if len(found) == 1 else None
 
 
-def column_of(path: Path, label: str, names: list[str], width: int) -> int:
+def column_of(path: Path, label: str, title: list[str], width: int) -> int:
     """Return the column that a name, or a number that may be negative, means."""
-    if label in names:
-        return names.index(label)
-    try:
-        number = int(label)
-    except ValueError:
-        number = width
+    if label in title:
+        return title.index(label)
+    number = int(label) if _is(int, label) else width
     if not -width <= number < width:
         expected = f"a column of {path.name}: {-width} to {width - 1}"
-        if names:
-            expected += f", or one of {', '.join(names)}"[:120]
+        if title:
+            expected += f", or one of {', '.join(title)}"[:120]
         raise InputError("label", expected, repr(label))
     return number % width
 
@@ -136,7 +122,7 @@ def column_of(path: Path, label: str, names: list[str], width: int) -> int:
 def _columns(
     path: Path, rows: Iterator[Line], width: int, column: int | None
 ) -> tuple[Array, Array | None]:
-    """Return the numbers, float32, and the column of labels."""
+    """Return the numbers, float32, and the column of labels: numbers if all are, else text."""
     parts: list[Array] = []
     labels: list[str] = []
     while block := list(islice(rows, ROWS)):
@@ -149,40 +135,26 @@ def _columns(
         try:
             parts.append(np.array([list(map(float, row)) for _, row in block], np.float32))
         except ValueError:
-            raise _no_number(path, block) from None
+            line, field = next((n, f) for n, row in block for f in row if not _is(float, f))
+            fix = "Fill in what is missing; name the column of labels with --label."
+            what = f"{path}, line {line}"
+            raise FileFormatError(what, "numbers", repr(field[:60]), fix) from None
     if not parts:
         raise FileFormatError(str(path), "at least one line of numbers", "a header only")
-    return np.concatenate(parts), None if column is None else _label_array(labels)
+    y: Any = (
+        [float(word) for word in labels] if all(_is(float, word) for word in labels) else labels
+    )
+    return np.concatenate(parts), None if column is None else np.array(y)
 
 
-def _no_number(path: Path, block: list[Line]) -> FileFormatError:
-    line, field = next((n, f) for n, row in block for f in row if not _is_number(f))
-    fix = "Fill in what is missing; name the column of labels with --label."
-    return FileFormatError(f"{path}, line {line}", "numbers", repr(field[:60]), fix)
-
-
-def _label_array(labels: list[str]) -> Array:
-    """Return labels as numbers if all of them are, else as text."""
-    if all(map(_is_number, labels)):
-        return np.array(list(map(float, labels)))
-    return np.array(labels)
-
-
-def _is_number(text: str) -> bool:
+def _is(kind: Callable[[str], Any], text: str) -> bool:
+    """True if the text is a number of this kind."""
     try:
-        float(text)
+        kind(text)
     except ValueError:
         return False
     return True
 
 
-def _is_label(name: str, known: tuple[str, ...]) -> bool:
-    return name.strip() in known or name.strip().lower() in LABELS
-
-
-def _is_integer(text: str) -> bool:
-    try:
-        int(text)
-    except ValueError:
-        return False
-    return True
+def _is_label(name: str, names: tuple[str, ...]) -> bool:
+    return name.strip() in names or name.strip().lower() in LABELS

@@ -14,39 +14,52 @@ from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from gbdnn.data.inputs import BitInputs, DenseInputs, Inputs, SparseInputs
-from gbdnn.data.samples import Takes, as_targets, as_weights, samples, weighted
+from gbdnn.data.inputs import Inputs
+from gbdnn.data.samples import Takes, samples, weighted
 from gbdnn.errors import DtypeError
-from gbdnn.weights.csr import ranges
+from gbdnn.types import Array
 
-__all__ = [
-    "ArrayBatches",
-    "Batch",
-    "Batches",
-    "StreamBatches",
-    "as_targets",
-    "as_weights",
-    "samples",
-    "take",
-]
-
-Array = npt.NDArray[Any]
+__all__ = ["ArrayBatches", "Batch", "Batches", "StreamBatches"]
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Some samples of `inputs`, with targets and weights of these samples.
+    """Some samples of `inputs`.
 
-    The weights sum to 1, or are all 0.
+    Attributes
+    ----------
+    inputs : Inputs
+    ids : ndarray of int
+        Their numbers.
+    targets : ndarray, shape (rows,) or (rows, out_features)
+        Of all rows of `inputs`.
+    weights : ndarray, shape (rows,)
+        Of all rows of `inputs`; those of the batch are divided by `total`, unless it is 0.
+    total : float
+        Sum of the weights of the batch.
     """
 
     inputs: Inputs
     ids: Array
     targets: Array
     weights: Array
-    total: float  # of the samples' weights before they were divided by it
+    total: float
+
+    def tile(self, rows: Array) -> tuple[Array, Array]:
+        """Return targets and weights of the columns of a tile; a column of row -1 weighs nothing.
+
+        Parameters
+        ----------
+        rows : ndarray of int, shape (width,)
+
+        Returns
+        -------
+        targets : ndarray, shape (width,) or (out_features, width)
+        weights : ndarray of float64, shape (width,)
+        """
+        weights = np.where(rows < 0, 0.0, self.weights[rows])
+        return self.targets[np.maximum(rows, 0)].T, weights / self.total if self.total else weights
 
 
 class Batches(Protocol):
@@ -84,8 +97,8 @@ class ArrayBatches:
 
     @cached_property
     def used(self) -> Array:
-        """Samples whose weight is not 0, ascending."""
-        return np.flatnonzero(self.weights)
+        """Samples with a weight that is not 0, ascending."""
+        return np.unique(self.inputs.samples_of_rows[np.flatnonzero(self.weights)])
 
     @property
     def steps(self) -> int:
@@ -106,7 +119,7 @@ class ArrayBatches:
             order = order[np.random.default_rng([seed, 0, number]).permutation(len(order))]
         for k in range(start, self.steps):
             ids = order[k * self.batch_size : (k + 1) * self.batch_size]
-            yield _batch(self.inputs, ids, self.targets[ids], self.weights[ids])
+            yield _batch(self.inputs, ids, self.targets, self.weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,28 +180,5 @@ class StreamBatches:
 
 
 def _batch(inputs: Inputs, ids: Array, targets: Array, weights: Array) -> Batch:
-    total = float(weights.sum())
-    return Batch(inputs, ids, targets, weights / total if total else weights, total)
-
-
-def take(inputs: Inputs, ids: Array, out: Array) -> None:
-    """Write samples `ids`, in this order, as the columns of `out`, shape (features, len(ids))."""
-    if isinstance(inputs, DenseInputs):
-        DenseInputs(inputs.X[ids], inputs.check).load(0, len(ids), out)
-    elif isinstance(inputs, SparseInputs):
-        _take_sparse(inputs, ids, out)
-    elif isinstance(inputs, BitInputs):
-        out[...] = inputs.bits[:, ids // 8] >> (7 - ids % 8).astype(np.uint8) & 1
-    else:
-        for column, sample in enumerate(ids):
-            inputs.load(int(sample), int(sample) + 1, out[:, column : column + 1])
-
-
-def _take_sparse(inputs: SparseInputs, ids: Array, out: Array) -> None:
-    X = inputs.X
-    begin, end = X.indptr[ids], X.indptr[ids + 1]
-    lengths = end - begin
-    columns = np.repeat(np.arange(len(ids)), lengths)
-    entries = ranges(begin, lengths)
-    out.fill(0)
-    out[X.indices[entries], columns] = X.full_values[entries]
+    rows = inputs.places(ids).ravel()
+    return Batch(inputs, ids, targets, weights, float(weights[rows[rows >= 0]].sum()))

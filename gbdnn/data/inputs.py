@@ -1,111 +1,138 @@
-"""A batch on its way in: checked once, then loaded tile by tile into neuron-major buffers.
+"""A batch on its way in: checked once, then loaded tile by tile into neuron-major arrays.
 
-The public orientation is (n_samples, n_features); a tile is (n_features, width). Sparse batches
-and packed bits are never made dense as a whole.
+The public orientation is (n_samples, n_features); a tile is (1, n_features, width), of sequences
+(time, n_features, width). Sparse batches and packed bits are never made dense as a whole.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from gbdnn.errors import NonFiniteError, ShapeError
-from gbdnn.weights.csr import CSR, as_csr, check_finite
-from gbdnn.weights.foreign import numeric_array
+from gbdnn.errors import InputError, NonFiniteError, ShapeError
+from gbdnn.types import Array
+from gbdnn.weights.csr import CSR, as_csr, check_finite, is_canonical
+from gbdnn.weights.foreign import from_scipy, numeric_array
+from gbdnn.weights.patterns import ranges
 
-__all__ = ["BitInputs", "DenseInputs", "Inputs", "SparseInputs", "as_inputs"]
+__all__ = ["BitInputs", "DenseInputs", "Inputs", "SequenceInputs", "SparseInputs", "as_inputs"]
 
-Array = npt.NDArray[Any]
 FIX = "Clean the inputs, or pass check_finite=False to let NaN and infinity through."
+Ids = slice | Array  # which samples: a range without steps, or their numbers
 
 
-class Inputs(Protocol):
-    """What the executor reads."""
+class Inputs:
+    """Samples of any kind; everything but `count`, `features`, `dtype` and `load` has a default.
+
+    Attributes
+    ----------
+    count : int
+        Number of samples.
+    features : int
+        Values in a sample, or in a time step of it.
+    dtype : float32 or float64
+        What `load` is asked for.
+    over_time : bool
+        The samples are sequences.
+    view : ndarray or None
+        The batch as (features, samples), for those who can read it as it lies.
+    pending : bool
+        Nobody has looked for NaN and infinity yet: see `verify`.
+    """
+
+    count: int
+    features: int
+    dtype: np.dtype[Any]
+    over_time: bool = False
+    view: Array | None = None
+    pending: bool = False
+
+    def load(self, ids: Ids, out: Array) -> None:
+        """Write samples as columns into `out`, shape (time_steps(ids), features, len(ids))."""
+        raise NotImplementedError
+
+    def verify(self) -> None:
+        """Raise `NonFiniteError` for NaN and infinity, if nobody has looked yet."""
 
     @property
-    def count(self) -> int:
-        """Number of samples."""
+    def rows(self) -> int:
+        """Rows of a result for all samples: one for each, of sequences one for each time step."""
+        return self.count
+
+    def time_steps(self, ids: Ids) -> int:
+        """Return the length of the longest of some sequences; 1 for other samples."""
+        return 1
+
+    def places(self, ids: Array) -> Array:
+        """Return the rows of a result that belong to some samples, shape (time_steps, len(ids)).
+
+        -1 where a sequence is over.
+        """
+        return ids[None]
 
     @property
-    def features(self) -> int:
-        """Values in a sample."""
+    def samples_of_rows(self) -> Array:
+        """The sample that each row of a result belongs to, shape (rows,)."""
+        return np.arange(self.count)
 
-    def load(self, start: int, stop: int, out: Array) -> None:
-        """Write samples start..stop as columns into `out`, shape (features, stop - start)."""
+    def order(self) -> Array:
+        """Return the numbers of all samples, sequences of about equal length side by side."""
+        return np.arange(self.count)
 
 
-@dataclass(frozen=True, eq=False)
-class DenseInputs:
+class DenseInputs(Inputs):
     """Samples in a (n_samples, n_features) ndarray of any real dtype; converted tile by tile."""
 
-    X: Array
-    check: bool = False
-    pending: bool = False  # nobody has looked for NaN and infinity yet: see `verify`
-
-    @property
-    def count(self) -> int:
-        """Number of samples."""
-        return len(self.X)
-
-    @property
-    def view(self) -> Array:
-        """The batch as (features, samples), for those who can read it as it lies."""
-        return self.X.T
+    def __init__(
+        self, X: Array, dtype: np.dtype[Any], *, check: bool = False, pending: bool = False
+    ) -> None:
+        self.X, self.dtype, self.check, self.pending = X, dtype, check, pending
+        self.count, self.features = X.shape
+        self.view = X.T
 
     def verify(self) -> None:
         """Raise `NonFiniteError` for NaN and infinity, if nobody has looked yet."""
         if self.pending:
             check_finite("X", self.X, FIX)
 
-    @property
-    def features(self) -> int:
-        """Values in a sample."""
-        return int(self.X.shape[1])
-
-    def load(self, start: int, stop: int, out: Array) -> None:
-        """Transpose samples start..stop into `out`."""
+    def load(self, ids: Ids, out: Array) -> None:
+        """Transpose samples into `out`."""
+        part, columns = self.X[ids], out[0]
         # Rows a multiple of 1 KiB apart meet in few sets of the first cache: as many at once as it
         # has ways, else the transpose takes three times as long.
-        step = 8 if self.X.strides[0] % 1024 == 0 else max(stop - start, 1)
+        step = 8 if part.strides[0] % 1024 == 0 else max(len(part), 1)
         with np.errstate(over="ignore"):
-            for left in range(start, stop, step):
-                right = min(left + step, stop)
-                out[:, left - start : right - start] = self.X[left:right].T
+            for left in range(0, len(part), step):
+                columns[:, left : left + step] = part[left : left + step].T
         if self.check and self.X.dtype != out.dtype:
             check_finite("X", out, f"The values do not fit into {out.dtype}. {FIX}")
 
 
-@dataclass(frozen=True, eq=False)
-class SparseInputs:
-    """Samples in the rows of a CSR matrix."""
+class SparseInputs(Inputs):
+    """Samples in the rows of a CSR matrix, whose arrays may be the caller's own."""
 
-    X: CSR
+    def __init__(self, indptr: Array, indices: Array, values: Array, features: int, dtype: Any):
+        self.indptr, self.indices, self.values = indptr, indices, values
+        self.count, self.features, self.dtype = len(indptr) - 1, features, dtype
 
-    @property
-    def count(self) -> int:
-        """Number of samples."""
-        return self.X.shape[0]
-
-    @property
-    def features(self) -> int:
-        """Values in a sample."""
-        return self.X.shape[1]
-
-    def load(self, start: int, stop: int, out: Array) -> None:
-        """Scatter the entries of samples start..stop into `out`."""
+    def load(self, ids: Ids, out: Array) -> None:
+        """Scatter the entries of samples into `out`."""
         out.fill(0)
-        bounds = self.X.indptr[start : stop + 1]
-        part = slice(bounds[0], bounds[-1])
-        columns = np.repeat(np.arange(stop - start), np.diff(bounds))
-        out[self.X.indices[part], columns] = self.X.full_values[part]
+        begin, end = self.indptr[:-1][ids], self.indptr[1:][ids]
+        lengths = end - begin
+        columns = np.repeat(np.arange(len(lengths)), lengths)
+        entries: Any = ranges(begin, lengths)
+        if isinstance(ids, slice) and len(begin):
+            entries = slice(int(begin[0]), int(end[-1]))
+        out[0][self.indices[entries], columns] = self.values[entries]
 
 
 @dataclass(frozen=True, eq=False)
-class BitInputs:
+class BitInputs(Inputs):
     """Samples of zeros and ones, packed: 60,000 x 65,536 take 0.5 GB.
 
     Parameters
@@ -118,24 +145,80 @@ class BitInputs:
 
     bits: Array
     count: int
+    dtype = np.dtype(np.float32)
 
     @property
-    def features(self) -> int:
+    def features(self) -> int:  # type: ignore[override]
         """Values in a sample."""
         return len(self.bits)
 
-    def load(self, start: int, stop: int, out: Array) -> None:
-        """Unpack samples start..stop into `out`."""
-        count = stop - start
-        if start % 8 == count % 8 == 0 and out.flags.c_contiguous:
+    def load(self, ids: Ids, out: Array) -> None:
+        """Unpack samples into `out`."""
+        if not isinstance(ids, slice):
+            out[0] = self.bits[:, ids // 8] >> (7 - ids % 8).astype(np.uint8) & 1
+            return
+        start, count, columns = ids.start, out.shape[2], out[0]
+        if start % 8 == count % 8 == 0 and columns.flags.c_contiguous:
             # eight values at a time from a table: numpy.unpackbits is slow for a few bytes a row
-            groups = out.reshape(len(out), count // 8, 8)
-            part = self.bits[:, start // 8 : stop // 8]
+            groups = columns.reshape(len(columns), count // 8, 8)
+            part = self.bits[:, start // 8 : (start + count) // 8]
             np.take(_unpacked(out.dtype), part, axis=0, out=groups, mode="clip")
             return
         first = start // 8
-        unpacked = np.unpackbits(self.bits[:, first : -(-stop // 8)], axis=1)
-        out[...] = unpacked[:, start - 8 * first : stop - 8 * first]
+        unpacked = np.unpackbits(self.bits[:, first : -(-(start + count) // 8)], axis=1)
+        columns[...] = unpacked[:, start - 8 * first : start + count - 8 * first]
+
+
+class SequenceInputs(Inputs):
+    """Sequences of different lengths.
+
+    Parameters
+    ----------
+    sequences : sequence of ndarray, shapes (time_i, features)
+    dtype : float32 or float64
+    """
+
+    over_time = True
+
+    def __init__(self, sequences: Sequence[Array], features: int, dtype: np.dtype[Any]) -> None:
+        self.sequences, self.features, self.dtype = list(sequences), features, dtype
+        self.count = len(self.sequences)
+        self.lengths = np.array([len(sequence) for sequence in self.sequences], np.int64)
+        self.starts = np.cumsum(self.lengths) - self.lengths
+
+    @property
+    def rows(self) -> int:
+        """Time steps of all sequences."""
+        return int(self.lengths.sum())
+
+    @property
+    def samples_of_rows(self) -> Array:
+        """The sequence that each time step belongs to, shape (rows,)."""
+        return np.repeat(np.arange(self.count), self.lengths)
+
+    def time_steps(self, ids: Ids) -> int:
+        """Return the length of the longest of some sequences."""
+        return int(self.lengths[ids].max(initial=0))
+
+    def places(self, ids: Array) -> Array:
+        """Return the rows of a result in which sequence follows sequence; -1 behind an end."""
+        time = np.arange(self.time_steps(ids))[:, None]
+        return np.where(time < self.lengths[ids], self.starts[ids] + time, -1)
+
+    def order(self) -> Array:
+        """Return the sequences from the longest to the shortest."""
+        return np.argsort(-self.lengths, kind="stable")
+
+    def load(self, ids: Ids, out: Array) -> None:
+        """Write sequences as columns into `out`, zeros behind their ends."""
+        for column, k in enumerate(np.arange(self.count)[ids]):
+            sequence = self.sequences[k]
+            out[: len(sequence), :, column] = sequence
+            out[len(sequence) :, :, column] = 0
+
+    def split(self, rows: Array) -> list[Array]:
+        """Return the rows of a result as one array for each sequence."""
+        return np.split(rows, self.starts[1:]) if self.count else []
 
 
 @cache
@@ -153,12 +236,13 @@ def as_inputs(
     name: str = "X",
     later: bool = False,
 ) -> Inputs:
-    """Check a batch at the door; nothing is copied where it is an ndarray.
+    """Check a batch at the door; nothing is copied where it is an ndarray or a canonical CSR.
 
     Parameters
     ----------
-    X : array_like (n_samples, features), scipy sparse of that shape, or an `Inputs`
-        Any memory order; read-only and memory-mapped arrays are fine.
+    X : array_like (n_samples, features), scipy sparse of that shape, sequences, or an `Inputs`
+        Any memory order; read-only and memory-mapped arrays are fine. Sequences are a list of
+        ndarrays of shape (time_i, features).
     features : int
         What the first layer takes.
     dtype : float32 or float64
@@ -166,29 +250,25 @@ def as_inputs(
     finite : bool
         Refuse NaN and infinity.
     later : bool
-        Leave that to `DenseInputs.verify`, or to compiled code that reads the values anyway, where
-        no conversion is needed.
+        Leave that to `Inputs.verify`, or to compiled code that reads the values anyway, where no
+        conversion is needed.
 
     Raises
     ------
     ShapeError, DtypeError, NonFiniteError, SparseFormatError
     """
-    if isinstance(X, BitInputs | DenseInputs | SparseInputs):
-        checked: Inputs = X
-    elif type(X) is not np.ndarray and _is_sparse(X):  # the usual case first: it counts for one row
-        checked = SparseInputs(_sparse_batch(X, dtype, finite, name))
+    if isinstance(X, Inputs):
+        checked = X
+    elif type(X) is np.ndarray:  # the usual case first: it counts for one row
+        checked = _dense(X, dtype, finite, name, later)
+    elif _is_sparse(X):
+        checked = _sparse(X, dtype, finite, name)
+    elif isinstance(X, list | tuple) and any(
+        isinstance(part, np.ndarray) and part.ndim == 2 for part in X
+    ):
+        checked = _sequences(X, dtype, finite, name)
     else:
-        array = numeric_array(X, name)
-        if array.ndim == 1:
-            fix = "For one sample pass X.reshape(1, -1), for one feature X.reshape(-1, 1)."
-            raise ShapeError(name, "2 dimensions (n_samples, n_features)", f"{array.shape}", fix)
-        if array.ndim != 2:
-            got = f"shape {array.shape}"
-            raise ShapeError(name, "2 dimensions (n_samples, n_features)", got)
-        later = later and finite and array.dtype == dtype
-        if finite and not later:
-            check_finite(name, array, FIX)
-        checked = DenseInputs(array, finite, later)
+        checked = _dense(numeric_array(X, name), dtype, finite, name, later)
     if checked.features != features:
         raise ShapeError(
             name,
@@ -198,14 +278,61 @@ def as_inputs(
     return checked
 
 
+def _dense(X: Array, dtype: np.dtype[Any], finite: bool, name: str, later: bool) -> DenseInputs:
+    array = numeric_array(X, name)
+    if array.ndim == 1:
+        fix = "For one sample pass X.reshape(1, -1), for one feature X.reshape(-1, 1)."
+        raise ShapeError(name, "2 dimensions (n_samples, n_features)", f"{array.shape}", fix)
+    if array.ndim != 2:
+        raise ShapeError(name, "2 dimensions (n_samples, n_features)", f"shape {array.shape}")
+    later = later and finite and array.dtype == dtype
+    if finite and not later:
+        check_finite(name, array, FIX)
+    return DenseInputs(array, dtype, check=finite, pending=later)
+
+
 def _is_sparse(X: Any) -> bool:
     import scipy.sparse as sp
 
-    return sp.issparse(X) or isinstance(X, CSR)
+    return isinstance(X, CSR) or sp.issparse(X)
 
 
-def _sparse_batch(X: Any, dtype: np.dtype[Any], finite: bool, name: str) -> CSR:
+def _sparse(X: Any, dtype: np.dtype[Any], finite: bool, name: str) -> SparseInputs:
+    """Look through a sparse batch once; only what is not canonical is copied."""
     try:
-        return as_csr(X, dtype=dtype, name=name, finite=finite)
+        parts: Any = None if isinstance(X, CSR) else from_scipy(X, name)
+        if parts is None or not is_canonical(parts[0], parts[1]):
+            csr = as_csr(X, dtype=dtype, name=name, finite=finite)
+            parts = csr.indptr, csr.indices, csr.full_values, csr.shape
+        elif finite:
+            check_finite(name, parts[2])
+            _check_fits(name, parts[2], dtype)
     except NonFiniteError as error:
         raise NonFiniteError(name, error.expected, error.got, FIX) from None
+    indptr, indices, values, shape = parts
+    return SparseInputs(indptr, indices, values, shape[1], dtype)
+
+
+def _check_fits(name: str, values: Array, dtype: np.dtype[Any]) -> None:
+    """Refuse floats that are too large for `dtype`."""
+    if values.dtype.kind == "f" and values.dtype.itemsize > dtype.itemsize and values.size:
+        largest = max(values.max(), -values.min())
+        if largest > np.finfo(dtype).max:
+            raise NonFiniteError(name, f"values that fit into {dtype}", f"{largest}")
+
+
+def _sequences(X: Any, dtype: np.dtype[Any], finite: bool, name: str) -> SequenceInputs:
+    """Check sequences; an array of the right dtype is not copied."""
+    checked: list[Array] = []
+    for k, sequence in enumerate(X):
+        part = _dense(numeric_array(sequence, f"{name}[{k}]"), dtype, finite, f"{name}[{k}]", False)
+        if part.count == 0:
+            raise InputError(f"{name}[{k}]", "at least one time step", "a sequence of length 0")
+        if part.features != (checked[0].shape[1] if checked else part.features):
+            got = f"{part.features}"
+            raise ShapeError(f"{name}[{k}]", f"{checked[0].shape[1]} features as before", got)
+        values = part.X.astype(dtype, copy=False)
+        if finite and values is not part.X:
+            check_finite(f"{name}[{k}]", values, f"The values do not fit into {dtype}. {FIX}")
+        checked.append(values)
+    return SequenceInputs(checked, checked[0].shape[1] if checked else 0, dtype)

@@ -5,18 +5,16 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from gbdnn.checks import not_negative
 from gbdnn.data.inputs import DenseInputs, Inputs, as_inputs
 from gbdnn.errors import DtypeError, InputError, NonFiniteError, ShapeError, choose
-from gbdnn.layers.functional import Loss
+from gbdnn.layers.losses import Loss
+from gbdnn.types import Array
 from gbdnn.weights.csr import check_finite
 from gbdnn.weights.foreign import numeric_array
 
 __all__ = ["Takes", "as_targets", "as_weights", "class_factors", "samples", "weighted"]
-
-Array = npt.NDArray[Any]
 
 
 class Takes(Protocol):
@@ -31,7 +29,7 @@ class Takes(Protocol):
 def samples(
     takes: Takes, X: Any, y: Any, sample_weight: Any, *, prefix: str = "", some: bool = True
 ) -> tuple[Inputs, Array, Array]:
-    """Check samples: inputs, targets, weights.
+    """Check samples: inputs, and targets and weights of their rows (of sequences: time steps).
 
     Parameters
     ----------
@@ -56,11 +54,28 @@ def samples(
         raise ShapeError(f"{prefix}X", "at least one sample", "none")
     if isinstance(inputs, DenseInputs):
         _check_range(f"{prefix}X", inputs.X, takes.dtype)
-        inputs = DenseInputs(inputs.X)
+        inputs = DenseInputs(inputs.X, takes.dtype)
+    if inputs.over_time:
+        y = _joined(y, inputs, f"{prefix}y")
     out, loss, dtype = takes.out_features, takes.loss, takes.dtype
-    targets = as_targets(y, inputs.count, out, loss, dtype, f"{prefix}y")
+    targets = as_targets(y, inputs.rows, out, loss, dtype, f"{prefix}y")
     weights = as_weights(sample_weight, inputs.count, f"{prefix}sample_weight", some=some)
-    return inputs, targets, weights
+    return inputs, targets, weights[inputs.samples_of_rows] if inputs.over_time else weights
+
+
+def _joined(y: Any, inputs: Inputs, name: str) -> Any:
+    """Return the targets of sequences, one array for each, behind one another."""
+    if not isinstance(y, list | tuple) or len(y) != inputs.count:
+        got = f"{len(y)} of them" if isinstance(y, list | tuple) else type(y).__name__
+        raise ShapeError(name, f"a list of {inputs.count} arrays, one for each sequence", got)
+    parts = [numeric_array(part, f"{name}[{k}]") for k, part in enumerate(y)]
+    for k, part in enumerate(parts):
+        steps = inputs.time_steps(np.array([k]))
+        if len(part) != steps:
+            raise ShapeError(
+                f"{name}[{k}]", f"{steps} targets, one for each time step", f"{len(part)}"
+            )
+    return np.concatenate(parts)
 
 
 def as_targets(
@@ -87,7 +102,7 @@ def as_targets(
         expected = f"shape ({count}, {outputs}), one value for each output"
         raise ShapeError(name, expected, f"shape {array.shape}")
     _check_range(name, array, dtype)
-    if loss.name == "binary_cross_entropy" and ((array < 0) | (array > 1)).any():
+    if loss.probabilities and ((array < 0) | (array > 1)).any():
         got = f"{array.min()} to {array.max()}"
         raise InputError(name, "probabilities, 0 to 1", got)
     return array.reshape(count, outputs).astype(dtype)

@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import KW_ONLY, dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 import scipy.sparse as sp
 from sklearn.base import BaseEstimator, is_regressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from gbdnn.data.batches import ArrayBatches, as_weights
+from gbdnn.data.batches import ArrayBatches
 from gbdnn.data.inputs import as_inputs
-from gbdnn.errors import DivergenceError, InputError, ShapeError, TrainingInterrupted
+from gbdnn.data.samples import as_weights
+from gbdnn.errors import (
+    DivergenceError,
+    InputError,
+    MemoryBudgetError,
+    ShapeError,
+    TrainingInterrupted,
+)
 from gbdnn.estimators import settings
+from gbdnn.layers import LOSSES
+from gbdnn.models import mlp
 from gbdnn.network import Network
-from gbdnn.training import EarlyStopping, Result, Trainer, Training
-from gbdnn.weights.csr import CSR, as_csr
+from gbdnn.training import EarlyStopping, Result, Trainer, Training, stored
+from gbdnn.training.loop import run
+from gbdnn.training.model import Model
+from gbdnn.types import Array
 from gbdnn.weights.foreign import from_scipy
 
 __all__ = ["SparseMLP"]
 
-Array = npt.NDArray[Any]
+Samples = tuple[Any, Array, Array]  # X, targets, weights
 FROM_Y: Any = object()  # in place of classes: all that there are stand in y
 
 
@@ -88,34 +100,81 @@ class SparseMLP(BaseEstimator):  # type: ignore[misc]
             On Ctrl-C; the estimator keeps what it has learned and can predict. (scikit-learn's
             only warns; then a grid search or a script goes on as if nothing had happened.)
         """
-        settings.check(self)
-        warm = self.warm_start and hasattr(self, "network_")
-        if not warm:  # whatever fails below: no attributes of two trainings side by side
-            self.__dict__.pop("network_", None)
-        X, targets, weights = self._samples(X, y, sample_weight, reset=not warm)
-        start, split, order = settings.seeds(self.random_state)
-        network = self._network(X.shape[1], start, reset=not warm)
-        (X, targets, weights), held_out = self._split(X, targets, weights, split)
-        trainer = self._trainer(self._batch_size(len(weights)), weights, order)
-        trainer = replace(
-            trainer, sparsifier=self.growth, early_stopping=self._stopping(),
-            progress=bool(self.verbose),
-        )  # fmt: skip
-        self._going: Training | dict[str, Any] | None = None
-        before = self.loss_curve_ if warm else []
-        try:
-            result = trainer.fit(network, X, targets, sample_weight=weights, validation=held_out)
-        except (DivergenceError, TrainingInterrupted) as error:
-            self._keep(error.result, before)
-            raise
-        self._keep(result, before)
+        result = self.train(X, y, sample_weight)
         if result.stopped == "epochs" and self.learning_rate == "constant":
             message = f"max_iter={self.max_iter} reached before the training converged"
             warnings.warn(message, ConvergenceWarning, stacklevel=2)
         return self
 
+    def train(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        loss: str | None = None,
+        dropout: float = 0.0,
+        split: tuple[Array, Array] | None = None,
+        resume: bool = False,
+        **changes: Any,
+    ) -> Result:
+        """Do what `fit` does, with settings for which scikit-learn's parameters have no names.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in `fit`.
+        loss : str, optional
+            A name of `gbdnn.layers.LOSSES`; default: what fits the targets.
+        dropout : float
+            Rate behind each hidden layer.
+        split : tuple of ndarray of int, optional
+            Numbers of the samples for training and for validation.
+        resume : bool
+            Go on from the newest checkpoint; see `Trainer.fit`.
+        **changes
+            Fields of `Trainer` that are to be others than the parameters say: optimizer,
+            batch_size, callbacks, checkpoint, ...
+
+        Returns
+        -------
+        Result
+        """
+        settings.check(self)
+        self._asked = loss
+        warm = self.warm_start and hasattr(self, "network_")
+        if not warm:  # whatever fails below: no attributes of two trainings side by side
+            self.__dict__.pop("network_", None)
+        X, targets, weights = self._samples(X, y, sample_weight, reset=not warm)
+        start, draw, order = settings.seeds(self.random_state)
+        network = self._network(X.shape[1], start, reset=not warm, dropout=dropout)
+        if split is None:
+            (X, targets, weights), held_out = self._split(X, targets, weights, draw)
+        else:
+            parts = [(X[ids], targets[ids], weights[ids]) for ids in split]
+            (X, targets, weights), held_out = parts[0], parts[1] if len(split[1]) else None
+        trainer = self._trainer(self._batch_size(len(weights)), weights, order)
+        rules = {
+            "sparsifier": settings.growth(self.growth),
+            "early_stopping": self._stopping(),
+            "progress": bool(self.verbose),
+        }
+        trainer = replace(trainer, **(rules | changes))
+        self._going: Training | tuple[Any, ...] | None = None
+        before = self.loss_curve_ if warm else []
+        try:
+            result = trainer.fit(
+                network, X, targets, sample_weight=weights, validation=held_out, resume=resume
+            )
+        except (DivergenceError, TrainingInterrupted) as error:
+            self._keep(error.result, before)
+            raise
+        self._keep(result, before)
+        return result
+
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any, classes: Any = None) -> Self:
         settings.check(self, partial=True)
+        self._asked = None
         first = not hasattr(self, "network_")
         X, targets, weights = self._samples(X, y, sample_weight, reset=first, classes=classes)
         batch = min(self._batch_size(len(weights), clip=True), len(weights))
@@ -128,7 +187,7 @@ class SparseMLP(BaseEstimator):  # type: ignore[misc]
         rate = float(self.learning_rate_init)
         training.use(replace(training.trainer, epochs=training.epoch + 1, learning_rate=rate))
         try:
-            training.run(ArrayBatches(inputs, targets, weights, batch, bool(self.shuffle)))
+            run(training, ArrayBatches(inputs, targets, weights, batch, bool(self.shuffle)))
         finally:  # also what was reached when it was interrupted
             self._going = training
             self._keep(training.result(""), before)
@@ -140,19 +199,21 @@ class SparseMLP(BaseEstimator):  # type: ignore[misc]
         if isinstance(going, Training):
             return going
         if going is not None:
-            training = Training(going["trainer"], self.network_)
-            for name, value in going.items():
-                setattr(training, name, value)
+            trainer, seed, tensors, record = going
+            training = _training(trainer, self.network_)
+            training.seed = seed
+            own = {name: np.array(tensor) for name, tensor in tensors.items()}  # may be mapped
+            stored.load(Path("pickle"), training, own, record)
             return training
         start, _, order = settings.seeds(self.random_state)
         network = self._network(features, start, reset=first)
-        return Training(self._trainer(batch, weights, order), network)
+        return _training(self._trainer(batch, weights, order), network)
 
     # -- samples -----------------------------------------------------------------------------------
 
     def _samples(
         self, X: Any, y: Any, sample_weight: Any, *, reset: bool, classes: Any = FROM_Y
-    ) -> tuple[Any, Array, Array]:
+    ) -> Samples:
         """Return checked samples, targets as the loss wants them, and weights."""
         X, y = validate_data(
             self, _looked_through(X), y, accept_sparse="csr", dtype="numeric", multi_output=True,
@@ -172,7 +233,7 @@ class SparseMLP(BaseEstimator):  # type: ignore[misc]
 
     def _split(
         self, X: Any, targets: Array, weights: Array, seed: int
-    ) -> tuple[tuple[Any, Array, Array], tuple[Any, Array, Array] | None]:
+    ) -> tuple[Samples, Samples | None]:
         """Return samples for training and for validation; these are None without early stopping."""
         if not self.early_stopping:
             return (X, targets, weights), None
@@ -197,14 +258,21 @@ class SparseMLP(BaseEstimator):  # type: ignore[misc]
 
     # -- network and training ----------------------------------------------------------------------
 
-    def _network(self, features: int, seed: int, *, reset: bool) -> Network:
+    def _network(self, features: int, seed: int, *, reset: bool, dropout: float = 0.0) -> Network:
         """Return the network to start from: a new one, or that of the last call."""
-        hidden = settings.hidden_sizes(self.hidden_layer_sizes)
-        sizes = [features, *hidden, self.n_outputs_]
+        sizes = [features, *settings.hidden_sizes(self.hidden_layer_sizes), self.n_outputs_]
         if reset:
             self.n_layers_ = len(sizes)
-            rng = np.random.default_rng(seed)
-            return settings.fresh_network(self, sizes, self.out_activation_, rng)
+            try:
+                return mlp(
+                    sizes, density=self.density, topology=self.topology,
+                    activation=settings.ALIASES.get(self.activation, self.activation),
+                    head=LOSSES[self._loss()].absorbs or "identity", dropout=dropout,
+                    dtype=self.dtype, rng=seed,
+                )  # fmt: skip
+            except MemoryBudgetError as error:
+                what = "hidden_layer_sizes"
+                raise MemoryBudgetError(what, error.expected, error.got, error.fix) from None
         known = [self.network_.in_features, *(len(b) for b in self.intercepts_)]
         if known != sizes:
             raise ShapeError(
@@ -252,21 +320,22 @@ class SparseMLP(BaseEstimator):  # type: ignore[misc]
     @property
     def coefs_(self) -> list[sp.csr_array]:
         """Weights as csr_array of shape (in, out), as scikit-learn has them; made at each call."""
-        return [as_csr(w).to_scipy().T.tocsr() for w in self._weights()]
+        weights = self.network_.weights.values()
+        return [w.pattern().with_entries(w.entries).to_scipy().T.tocsr() for w in weights]
 
     @property
     def intercepts_(self) -> list[Array]:
         """Biases, shape (out,); copies."""
-        linears = settings.linears(self.network_)
-        return [np.array(np.broadcast_to(each.bias, each.out_features)) for each in linears]
+        network = self.network_
+        return [
+            np.array(p) for name, p in network.parameters.items() if name not in network.weights
+        ]
 
     @property
     def density_(self) -> float:
         """Stored weights over all places."""
-        return float(self.network_.edges / sum(w.shape[0] * w.shape[1] for w in self._weights()))
-
-    def _weights(self) -> list[CSR | Array]:
-        return [each.weight for each in settings.linears(self.network_)]
+        places = sum(math.prod(weight.shape) for weight in self.network_.weights.values())
+        return float(self.network_.edges / places)
 
     def _outputs(self, X: Any) -> Array:
         """Return the network's outputs, shape (n_samples, n_outputs)."""
@@ -274,14 +343,15 @@ class SparseMLP(BaseEstimator):  # type: ignore[misc]
         X = validate_data(
             self, _looked_through(X), accept_sparse="csr", dtype="numeric", reset=False
         )
-        return self.network_.predict(X, backend=self.backend, threads=self.threads)
+        outputs: Array = self.network_.predict(X, backend=self.backend, threads=self.threads)
+        return outputs
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a pickle holds: the optimizer's vectors go along, live buffers do not."""
         state = dict(super().__getstate__())
         going = state.get("_going")
         if isinstance(going, Training):
-            state["_going"] = {name: getattr(going, name) for name in settings.PROGRESS}
+            state["_going"] = (going.trainer, going.seed, *stored.dump(going))
         return state
 
     def __sklearn_tags__(self) -> Any:
@@ -289,6 +359,12 @@ class SparseMLP(BaseEstimator):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+def _training(trainer: Trainer, network: Network) -> Training:
+    """Return a training that has not begun."""
+    options: dict[str, Any] = {"backend": trainer.backend, "threads": trainer.threads}
+    return Training(trainer, Model(network, loss=LOSSES[trainer.loss], **options))
 
 
 def _looked_through(X: Any) -> Any:

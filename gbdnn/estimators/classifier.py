@@ -6,21 +6,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import scipy.sparse as sp
 from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import column_or_1d
 
-from gbdnn.data.batches import as_weights
-from gbdnn.errors import DtypeError, InputError, ShapeError
+from gbdnn.data.samples import as_weights
+from gbdnn.errors import DtypeError, InputError, ShapeError, choose
 from gbdnn.estimators import settings
 from gbdnn.estimators.base import FROM_Y, SparseMLP
+from gbdnn.layers import LOSSES
+from gbdnn.types import Array
 from gbdnn.weights.csr import check_finite
 
 __all__ = ["SparseMLPClassifier"]
 
-Array = npt.NDArray[Any]
+HEADS = {"sigmoid": "logistic"}  # scikit-learn's name
 
 
 @dataclass(eq=False, repr=False)
@@ -40,14 +41,13 @@ class SparseMLPClassifier(ClassifierMixin, SparseMLP):  # type: ignore[misc]
         all. A sequence: exactly the density of each layer, that of the output layer last. A layer
         of density 1 is stored dense.
     topology : {"erk", "uniform"}
-        Where connections are drawn at random: "erk" lets small layers be denser
-        (`gbdnn.topology.erk_densities`), "uniform" gives all hidden layers `density` and leaves the
-        output layer dense.
+        Where connections are drawn at random: "erk" lets small layers be denser, "uniform" gives
+        all hidden layers `density` and leaves the output layer dense (`gbdnn.models.mlp`).
     growth : None, "set", "rigl" or `gbdnn.pruning.Sparsifier`
         What moves connections during `fit`: nothing, SET (random ones grow), RigL (those of the
         largest gradients). Not in `partial_fit`.
     activation : {"relu", "leaky_relu", "gelu", "tanh", "logistic", "identity"}
-        Of the hidden layers.
+        Of the hidden layers; any activation in `gbdnn.layers.LAYERS` but softmax.
     solver : {"adam", "sgd", "adamw"}
     alpha : float
         L2 penalty, as in scikit-learn divided by the (weighted) number of samples in a batch. With
@@ -211,7 +211,8 @@ class SparseMLPClassifier(ClassifierMixin, SparseMLP):  # type: ignore[misc]
             return y, weights
         codes = settings.codes(y, self.classes_)
         weights = weights * settings.class_factors(self.class_weight, self.classes_, codes, weights)
-        return codes if self.n_outputs_ > 1 else codes[:, None], as_weights(weights, len(weights))
+        classes_wanted = LOSSES[self._loss()].kind == "classes"
+        return codes if classes_wanted else codes[:, None], as_weights(weights, len(weights))
 
     def _learn_classes(self, y: Array, many: bool, classes: Any) -> None:
         """Set what follows from the labels of the first call."""
@@ -229,14 +230,20 @@ class SparseMLPClassifier(ClassifierMixin, SparseMLP):  # type: ignore[misc]
         if len(known) < 2 and not many:
             raise InputError("y", "at least two classes", f"one class only, {known}")
         self.classes_, self._many_labels = known, many
-        self.n_outputs_ = len(known) if many or len(known) > 2 else 1
-        self.out_activation_ = "softmax" if self.n_outputs_ > 1 and not many else "logistic"
+        two = many or len(known) == 2
+        self._loss_of = "binary_cross_entropy" if two else "cross_entropy"
+        loss = LOSSES[choose("loss", self._loss(), LOSSES)]
+        if not two and loss.kind != "classes":
+            expected = f"one that takes {len(known)} classes, such as 'cross_entropy'"
+            raise InputError("loss", expected, repr(loss.name))
+        self.n_outputs_ = len(known) if many or len(known) > 2 or loss.least_outputs > 1 else 1
+        self.out_activation_ = HEADS.get(loss.absorbs or "", loss.absorbs or "identity")
 
     def _are_known(self, classes: Any) -> bool:
         return np.array_equal(np.unique(column_or_1d(classes)), self.classes_)
 
     def _loss(self) -> str:
-        return "cross_entropy" if self.out_activation_ == "softmax" else "binary_cross_entropy"
+        return self._asked or self._loss_of
 
     def _stratify(self, targets: Array) -> Array | None:
         return None if self._many_labels else targets

@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import scipy.sparse as sp
 from sklearn.base import RegressorMixin
 
 from gbdnn.errors import ShapeError, choose
 from gbdnn.estimators.base import FROM_Y, SparseMLP
+from gbdnn.types import Array
 
 __all__ = ["SparseMLPRegressor"]
 
-Array = npt.NDArray[Any]
 LOSSES = {"huber": "huber", "squared_error": "mse"}
 
 
@@ -76,7 +75,7 @@ class SparseMLPRegressor(RegressorMixin, SparseMLP):  # type: ignore[misc]
         return targets, weights
 
     def _loss(self) -> str:
-        return LOSSES[self.loss]
+        return self._asked or LOSSES[self.loss]
 
     def __sklearn_tags__(self) -> Any:
         """Return scikit-learn's tags."""

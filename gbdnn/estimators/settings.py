@@ -1,71 +1,44 @@
-"""What the estimators' parameters mean: checks, first weights, optimizer, class weights."""
+"""What the estimators' parameters mean: checks, seeds, optimizer, labels and their weights."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from itertools import pairwise
-from numbers import Real
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.utils import check_random_state
 
-from gbdnn.errors import DtypeError, InputError, MemoryBudgetError, choose
-from gbdnn.layers import Linear
-from gbdnn.machine import available_bytes
-from gbdnn.network import Network
-from gbdnn.pruning import Sparsifier
-from gbdnn.topology import erdos_renyi, erk_densities
+from gbdnn import checks
+from gbdnn.errors import DtypeError, InputError, choose
+from gbdnn.models import TOPOLOGIES, hidden_activations
+from gbdnn.pruning import GROWTHS, Sparsifier, sparsifier
 from gbdnn.training.optimizers import SGD, Adam, AdamW, Optimizer
 from gbdnn.training.schedules import SCHEDULES
-from gbdnn.weights.csr import CSR, as_float_dtype
+from gbdnn.types import Array
+from gbdnn.weights import as_float_dtype
 
 __all__ = [
-    "PROGRESS",
-    "check",
-    "class_factors",
-    "codes",
-    "fresh_network",
-    "hidden_sizes",
-    "linears",
-    "optimizer",
-    "seeds",
-]
+    "ALIASES", "check", "class_factors", "codes", "growth", "hidden_sizes", "optimizer", "seeds",
+]  # fmt: skip
 
-Array = npt.NDArray[Any]
-
-ACTIVATIONS = {
-    "gelu": "gelu", "identity": "identity", "leaky_relu": "leaky_relu", "logistic": "sigmoid",
-    "relu": "relu", "tanh": "tanh",
-}  # fmt: skip
-HEADS = {"identity": "identity", "logistic": "sigmoid", "softmax": "softmax"}
-RECTIFIERS = ("gelu", "leaky_relu", "relu")  # halve the variance, which "he" makes up for
+ALIASES = {"logistic": "sigmoid"}  # scikit-learn's names of activations
 SOLVERS = ("adam", "adamw", "sgd")
-GROWTHS = ("rigl", "set")
-TOPOLOGIES = ("erk", "uniform")
-TRAINING_BYTES = 32  # for each weight while training: both orientations, gradient, Adam's moments
-# What a `Training` is beside its network.
-PROGRESS = ("trainer", "seed", "slots", "epoch", "position", "step", "records")
 
-# name: (expected, test)
-NUMBERS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "alpha": ("a finite number from 0 up", lambda v: 0 <= v < math.inf),
-    "learning_rate_init": ("a finite number above 0", lambda v: 0 < v < math.inf),
-    "max_iter": ("a whole number from 1 up", lambda v: v >= 1 and v % 1 == 0),
-    "tol": ("a finite number from 0 up", lambda v: 0 <= v < math.inf),
-    "n_iter_no_change": (
-        "a whole number from 1 up, or infinity",
-        lambda v: v == math.inf or (v >= 1 and v % 1 == 0),
-    ),
-    "momentum": ("a number from 0 to below 1", lambda v: 0 <= v < 1),
-    "validation_fraction": ("a number above 0 and below 1", lambda v: 0 < v < 1),
-    "beta_1": ("a number from 0 to below 1", lambda v: 0 <= v < 1),
-    "beta_2": ("a number from 0 to below 1", lambda v: 0 <= v < 1),
-    "epsilon": ("a finite number above 0", lambda v: 0 < v < math.inf),
+# name: interval, whether whole
+NUMBERS: dict[str, tuple[str, bool]] = {
+    "alpha": ("[0, inf)", False),
+    "learning_rate_init": ("(0, inf)", False),
+    "max_iter": ("[1, inf)", True),
+    "tol": ("[0, inf)", False),
+    "n_iter_no_change": ("[1, inf]", True),
+    "momentum": ("[0, 1)", False),
+    "validation_fraction": ("(0, 1)", False),
+    "beta_1": ("[0, 1)", False),
+    "beta_2": ("[0, 1)", False),
+    "epsilon": ("(0, inf)", False),
 }
 SWITCHES = ("shuffle", "warm_start", "early_stopping", "nesterovs_momentum")
+PARTIAL = {"growth": None, "early_stopping": False, "learning_rate": "constant"}
 
 
 def check(estimator: Any, *, partial: bool = False) -> None:
@@ -75,19 +48,17 @@ def check(estimator: Any, *, partial: bool = False) -> None:
     ------
     InputError, DtypeError
     """
-    for name, (expected, test) in NUMBERS.items():
-        _require(name, getattr(estimator, name), expected, test)
+    for name, (interval, whole) in NUMBERS.items():
+        checks.within(name, getattr(estimator, name), interval, whole=whole)
     for name in SWITCHES:
         if not isinstance(getattr(estimator, name), bool | np.bool_):
             raise InputError(name, "True or False", repr(getattr(estimator, name)))
     if estimator.batch_size != "auto":
-        expected = "a whole number from 1 up, or 'auto'"
-        _require("batch_size", estimator.batch_size, expected, lambda v: v >= 1 and v % 1 == 0)
-    choose("activation", estimator.activation, ACTIVATIONS)
+        checks.within("batch_size", estimator.batch_size, "[1, inf)", whole=True)
+    choose("activation", estimator.activation, [*hidden_activations(), *ALIASES])
     choose("solver", estimator.solver, SOLVERS)
     choose("topology", estimator.topology, TOPOLOGIES)
-    if estimator.growth is not None and not isinstance(estimator.growth, Sparsifier):
-        choose("growth", estimator.growth, GROWTHS)
+    growth(estimator.growth)
     if not callable(estimator.learning_rate):
         choose("learning_rate", estimator.learning_rate, SCHEDULES)
     hidden_sizes(estimator.hidden_layer_sizes)
@@ -98,9 +69,7 @@ def check(estimator: Any, *, partial: bool = False) -> None:
 
 def _check_partial(estimator: Any) -> None:
     """Refuse in `partial_fit` what must know how long the training lasts, or all labels."""
-    for name, wanted in (
-        ("growth", None), ("early_stopping", False), ("learning_rate", "constant")
-    ):  # fmt: skip
+    for name, wanted in PARTIAL.items():
         if getattr(estimator, name) != wanted:
             fix = "partial_fit does not know how long the training goes on: use fit."
             got = repr(getattr(estimator, name))
@@ -111,25 +80,19 @@ def _check_partial(estimator: Any) -> None:
         raise InputError("class_weight", "a dict or None in partial_fit", got, fix)
 
 
-def _require(name: str, value: Any, expected: str, test: Callable[[Any], bool]) -> None:
-    if not (isinstance(value, Real) and not isinstance(value, bool) and test(value)):
-        raise InputError(name, expected, repr(value))
+def growth(given: Any) -> Sparsifier | None:
+    """Return what moves connections: of a name in `gbdnn.pruning.GROWTHS`, from time to time."""
+    if given is None or isinstance(given, Sparsifier):
+        return given
+    return sparsifier("rigl", growth=choose("growth", given, GROWTHS))
 
 
 def hidden_sizes(sizes: Any) -> list[int]:
     """Return the hidden layers' sizes as a list."""
-    listed = _listed(sizes)
-    listed = [sizes] if listed is None else listed
-    for size in listed:
-        expected = "whole numbers from 1 up to what fits into memory"
-        _require("hidden_layer_sizes", size, expected, lambda v: 1 <= v < 2**63 and v % 1 == 0)
-    return [int(size) for size in listed]
-
-
-def _listed(value: Any) -> list[Any] | None:
-    """Return a sequence as a list, None for anything else."""
-    value = value.tolist() if isinstance(value, np.ndarray) else value
-    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else None
+    sizes = sizes.tolist() if isinstance(sizes, np.ndarray) else sizes
+    listed = sizes if isinstance(sizes, Sequence) and not isinstance(sizes, str) else [sizes]
+    interval = f"[1, {2**63})"
+    return [int(checks.within("hidden_layer_sizes", n, interval, whole=True)) for n in listed]
 
 
 def seeds(random_state: Any) -> list[int]:
@@ -140,82 +103,6 @@ def seeds(random_state: Any) -> list[int]:
         expected = "a whole number, a numpy.random.RandomState or None"
         raise InputError("random_state", expected, repr(random_state)) from None
     return [int(seed) for seed in random.randint(2**31 - 1, size=3)]
-
-
-def linears(network: Network) -> list[Linear]:
-    """Return the layers that have weights."""
-    return [layer for layer in network.layers if isinstance(layer, Linear)]
-
-
-# -- the network to start from ---------------------------------------------------------------------
-
-
-def fresh_network(estimator: Any, sizes: list[int], head: str, rng: np.random.Generator) -> Network:
-    """Return a network with random connections; `sizes` are neurons from input to output.
-
-    Hidden layers have weights by He's rule for rectifiers and Glorot's otherwise, and biases
-    uniform within 1 / sqrt(inputs of the neuron), which spreads the kinks over the input space;
-    the output layer has Glorot's weights and no bias.
-    """
-    shapes = [(out, into) for into, out in pairwise(sizes)]
-    densities = _densities(estimator.density, shapes, estimator.topology)
-    _check_room(shapes, densities)
-    values = "he" if estimator.activation in RECTIFIERS else "glorot"
-    layers: list[Any] = []
-    for k, (shape, density) in enumerate(zip(shapes, densities, strict=True)):
-        last = k == len(shapes) - 1
-        weight = erdos_renyi(
-            *shape, density=density, rng=rng, values="glorot" if last else values,
-            dtype=estimator.dtype,
-        )  # fmt: skip
-        bound = 1 / np.sqrt(np.maximum(np.diff(weight.indptr), 1))
-        bias = 0.0 if last else rng.uniform(-bound, bound)
-        layers.append(Linear(_stored(weight), bias, dtype=estimator.dtype))
-        layers.append(HEADS[head] if last else ACTIVATIONS[estimator.activation])
-    return Network(layers)
-
-
-def _stored(weight: CSR) -> CSR | Array:
-    full = weight.nnz == weight.shape[0] * weight.shape[1]
-    return weight.full_values.reshape(weight.shape) if full else weight
-
-
-def _densities(density: Any, shapes: Sequence[tuple[int, int]], topology: str) -> list[float]:
-    """Return the density of each layer."""
-    listed = _listed(density)
-    if listed is not None:
-        if len(listed) != len(shapes):
-            expected = f"one number, or {len(shapes)}, one for each layer with the output layer"
-            raise InputError("density", expected, f"{len(listed)} numbers")
-        return [_density(each) for each in listed]
-    wanted = _density(density)
-    if topology == "erk":
-        densities = erk_densities(shapes, density=wanted)
-    else:
-        densities = [wanted] * (len(shapes) - 1) + [1.0]
-    # With fewer weights than neurons most neurons would have no connection at all.
-    floors = [min((out + into) / (out * into), 1.0) for out, into in shapes]
-    return [max(pair) for pair in zip(densities, floors, strict=True)]
-
-
-def _density(value: Any) -> float:
-    _require("density", value, "a number above 0, at most 1", lambda v: 0 < v <= 1)
-    return float(value)
-
-
-def _check_room(shapes: Sequence[tuple[int, int]], densities: Sequence[float]) -> None:
-    """Refuse a network that cannot be trained in the memory there is, before it is built."""
-    weights = sum(out * into * d for (out, into), d in zip(shapes, densities, strict=True))
-    neurons = sum(out + into for out, into in shapes)
-    nbytes, free = int(TRAINING_BYTES * (weights + neurons)), available_bytes()
-    if nbytes > free:
-        raise MemoryBudgetError(
-            "hidden_layer_sizes", f"a network that trains in the {free:,} bytes that are free",
-            f"{weights:,.0f} weights, {nbytes:,} bytes", "Take smaller layers or a lower density.",
-        )  # fmt: skip
-
-
-# -- optimizer and weights of classes --------------------------------------------------------------
 
 
 def optimizer(estimator: Any, batch: float) -> Optimizer:
@@ -271,7 +158,5 @@ def class_factors(class_weight: Any, classes: Array, codes: Array, weights: Arra
     for label, factor in class_weight.items():
         if label not in places:
             raise InputError("class_weight", f"labels among {classes}", repr(label))
-        expected = f"a finite number from 0 up for {label!r}"
-        _require("class_weight", factor, expected, lambda v: 0 <= v < math.inf)
-        factors[places[label]] = factor
+        factors[places[label]] = checks.within("class_weight", factor, "[0, inf)")
     return np.asarray(factors[codes])

@@ -1,11 +1,12 @@
-"""The tile executor: takes a batch through all layers, for every backend alike.
+"""The executor: takes a batch through all layers, for every backend alike.
 
 The batch is cut into *tiles*, columns that fit the cache, and each tile goes through many layers
 before the next one starts (depth first), one tile per worker thread. Layers are grouped into
 *stages*: between two stages the columns that are still alive are merged into full tiles again, and
-only one stage's weights need to be in memory, so that layers may come from a generator.
+only one stage's weights need to be in memory, so that layers may come from a generator. Columns
+that no later layer changes are dropped: see `gbdnn.execution.skipping`.
 
-Columns that no later layer changes are dropped: see `gbdnn.execution.skipping`.
+Sequences are sorted by length and cut by samples only: a tile of theirs has all their time steps.
 """
 
 from __future__ import annotations
@@ -14,24 +15,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from gbdnn.backends import columns
-from gbdnn.backends.base import Activation, Backend, Prepared, aligned_empty
-from gbdnn.backends.workers import share
+from gbdnn.backends.base import Backend, aligned_empty
+from gbdnn.backends.workers import apart, share
 from gbdnn.data.inputs import Inputs
 from gbdnn.errors import MemoryBudgetError
-from gbdnn.execution.skipping import constants_kept
+from gbdnn.execution.run import Memory, Run
+from gbdnn.execution.skipping import Aside, drop
+from gbdnn.execution.source import Sink, Source, Work
+from gbdnn.execution.sparse import run_sparse
+from gbdnn.execution.steps import Compiled, Step
 from gbdnn.execution.tiles import (
     NARROW,
     STRIP,
     Block,
-    Buffers,
     Tile,
     load_inputs,
     load_pieces,
@@ -40,98 +41,13 @@ from gbdnn.execution.tiles import (
     whole_strip,
 )
 from gbdnn.machine import available_bytes
-from gbdnn.weights.csr import CSR
+from gbdnn.types import Array
 
-__all__ = ["Affine", "Sink", "Source", "Step", "Work", "prepare_step", "run"]
+__all__ = ["SMALL", "run"]
 
-Array = npt.NDArray[Any]
 SHORT = 1 << 30  # edges x samples of a batch for which one call is short enough for Ctrl-C: 40 ms
 STAGED = 4 << 20  # bytes of a batch that is copied as a whole: larger ones go tile by tile
 SMALL = 1 << 26  # bytes that are allocated without looking at what is free, which takes 50 us
-
-
-@dataclass(frozen=True, eq=False)
-class Affine:
-    """One layer as it is computed: h(W y + b)."""
-
-    weight: CSR | Array
-    bias: Array
-    activation: Activation
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """An `Affine` in a backend's own form, with the constants c that it maps to themselves."""
-
-    weight: Prepared
-    bias: Array
-    activation: Activation
-    in_features: int
-    out_features: int
-    edges: int
-    keeps: frozenset[float]
-
-
-class Source(Protocol):
-    """Layers, in memory or made on the way."""
-
-    @property
-    def depth(self) -> int:
-        """Number of layers."""
-
-    @property
-    def edges(self) -> int:
-        """Stored weights of all layers."""
-
-    @property
-    def widest(self) -> int:
-        """Largest number of features before, between or after the layers."""
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """What the layers compute in."""
-
-    @property
-    def lazy(self) -> bool:
-        """True if `steps` makes layers on the way, so that fetching ahead pays."""
-
-    @property
-    def keeps(self) -> frozenset[float]:
-        """Constants that all layers are known to keep, without looking at them one by one."""
-
-    def steps(self, backend: Backend, start: int = 0) -> Iterator[Step]:
-        """Yield the layers from number `start` on."""
-
-
-class Sink(Protocol):
-    """Where results go. Called from several threads, never twice for a column."""
-
-    def write(self, ids: Array, Y: Array) -> None:
-        """Take the last layer's columns Y, shape (features, len(ids)), of samples `ids`."""
-
-    def fill(self, ids: Array, value: float) -> None:
-        """Samples `ids` have `value` in every feature."""
-
-
-@dataclass
-class Work:
-    """What a run did: edges = stored weights x columns; effective ones were computed.
-
-    `seconds` is the whole time, `waited` the part of it that was spent waiting for layers which a
-    lazy source had not made or read yet.
-    """
-
-    nominal_edges: int = 0
-    effective_edges: int = 0
-    seconds: float = 0.0
-    waited: float = 0.0
-
-    def __iadd__(self, other: Work) -> Work:
-        self.nominal_edges += other.nominal_edges
-        self.effective_edges += other.effective_edges
-        self.seconds += other.seconds
-        self.waited += other.waited
-        return self
 
 
 def run(
@@ -153,49 +69,49 @@ def run(
     width : int, optional
         Columns per tile; default what the backend is fastest with.
     skip : bool
-        Drop settled columns (exact, see above).
+        Drop columns that no later layer changes (exact).
     progress : callable, optional
-        Called with the number of (sample, layer) pairs that were just done, from any thread.
+        Called with the number of (sample, step) pairs that were just done, from any thread.
     budget : int, optional
         Bytes for the weights of a stage, and again for the activations between stages; default a
         quarter of the free memory.
     """
-    begin, count = time.perf_counter(), inputs.count
-    width = width or backend.tile_width(source.widest, source.dtype)
+    begin, count, advance = time.perf_counter(), inputs.count, progress or _ignore
+    width = width or backend.width(source.widest, source.dtype)
     if count < width * threads:  # a tile for each thread, unless they get too narrow
         width = max(padded(-(-count // threads)), min(NARROW, width))
     _check_room(source, count and threads, width)
     skip = skip and count > NARROW  # below, looking for them costs more than it saves
-    lanes, nominal = whole_strip(count, width), source.edges * count
-    if 0 < nominal <= SHORT and not 1 < -(-count // width) < threads and progress is None:
-        chain = source.chain(backend) if hasattr(source, "chain") else None
-        if chain is not None and hasattr(chain, "resolve"):  # of a backend that decides by batch
-            chain = chain.resolve(count, threads)
+    lanes, nominal = whole_strip(count, width), source.edges * inputs.rows
+    if 0 < nominal <= SHORT and not 1 < -(-count // width) < threads:
+        whole = None if inputs.over_time else source.compiled(backend)
         form = {"width": width, "lanes": lanes, "threads": threads}
-        if (
-            chain is not None
-            and not (skip and chain.settles)
-            and _run_chain(chain, inputs, sink, form)
-        ):
+        if whole and not (skip and whole.settles) and _run_compiled(whole, inputs, sink, form):
+            advance(count * source.depth)
             return Work(nominal, nominal, time.perf_counter() - begin)
-    if hasattr(inputs, "verify"):
-        inputs.verify()
-    this = _Run(backend, source, sink, threads, width, lanes, skip, progress or _ignore)
+    inputs.verify()
+    this = _Execution(backend, source, sink, threads, width, lanes, skip, advance)
     if count == 0:
         pass
-    elif getattr(backend, "sparse_activations", False):
-        _run_sparse(this, inputs, budget)
+    elif inputs.over_time:
+        way = partial(_run_sequences, this, inputs)
+    elif backend.sparse_activations:
+        way = partial(_run_sparse, this, inputs, budget)
+    elif count <= width and not source.lazy:
+        way = partial(_run_one_tile, this, inputs)
     else:
+        way = partial(_run_tiles, this, inputs, budget)
+    if count:
         with this:
-            if count <= width and not source.lazy:
-                _run_one_tile(this, inputs)
+            if backend.calls_in_main_thread:
+                way()
             else:
-                _run_tiles(this, inputs, budget)
+                apart(way, this.cancelled.set)
     return Work(nominal, this.effective_edges, time.perf_counter() - begin, this.waited)
 
 
-class _Run:
-    """What the parts of one run share: settings, counters, parked columns and the workers."""
+class _Execution:
+    """What the parts of one run share: settings, counters, columns set aside and the workers."""
 
     def __init__(
         self,
@@ -209,16 +125,15 @@ class _Run:
         advance: Callable[[int], None],
     ) -> None:
         self.backend, self.source, self.sink = backend, source, sink
-        self.columns = getattr(backend, "columns", columns)  # compiled, where the backend has them
         self.threads, self.width, self.lanes = threads, width, lanes
         self.skip, self.advance = skip, advance
         self.effective_edges, self.waited = 0, 0.0
-        self.parked: dict[float, list[Array]] = {}
+        self.aside = Aside()
         self.lock = threading.Lock()
         self.local = threading.local()
         self.cancelled = threading.Event()
 
-    def __enter__(self) -> _Run:
+    def __enter__(self) -> _Execution:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -227,14 +142,14 @@ class _Run:
     def map(self, task: Callable[[int, Tile], Block | None], tiles: list[Tile]) -> list[Block]:
         """Run the tiles on the workers; with fewer tiles than workers split each tile's rows."""
         if len(tiles) < self.threads or self.threads == 1:
-            found = [task(self.threads, tile) for tile in tiles]
+            made = [task(self.threads, tile) for tile in tiles]
         else:
             try:
-                found = share(partial(self._until_cancelled, task), tiles, self.threads)
+                made = share(partial(self._until_cancelled, task), tiles, self.threads)
             except BaseException:
                 self.cancelled.set()  # also if Ctrl-C came while this thread waited
                 raise
-        return [block for block in found if block is not None]
+        return [block for block in made if block is not None]
 
     def _until_cancelled(
         self, task: Callable[[int, Tile], Block | None], tile: Tile
@@ -245,63 +160,49 @@ class _Run:
             self.cancelled.set()  # the others stop at their next layer
             raise
 
-    def buffers(self) -> Buffers:
-        """Return this thread's two tile buffers."""
-        if not hasattr(self.local, "buffers"):
-            self.local.buffers = Buffers(
-                self.source.widest * padded(self.width, self.lanes),
-                self.source.dtype,
-                self.lanes,
-            )
-        found: Buffers = self.local.buffers
-        return found
-
-    def park(self, ids: Array, value: float) -> None:
-        """Put columns aside that are `value` everywhere and stay so."""
-        with self.lock:
-            self.parked.setdefault(value, []).append(ids)
-
-    def parked_columns(self) -> int:
-        """Return how many columns are parked."""
-        return sum(len(ids) for groups in self.parked.values() for ids in groups)
+    def memory(self) -> Memory:
+        """Return this thread's memory."""
+        if not hasattr(self.local, "memory"):
+            self.local.memory = Memory(self.source.dtype)
+        made: Memory = self.local.memory
+        return made
 
 
-def _run_chain(chain: Any, inputs: Inputs, sink: Sink, form: dict[str, int]) -> bool:
+def _run_compiled(whole: Compiled, inputs: Inputs, sink: Sink, form: dict[str, int]) -> bool:
     """Take a small batch through all layers as one compiled call; False if that copies much."""
-    given: Any = getattr(inputs, "view", None)
-    taken: Any = getattr(sink, "view", None)
-    in_place = given is not None and chain.fits(given)
-    direct = taken is not None and chain.fits(taken) and chain.tail is None
-    copied = (0 if in_place else chain.in_features) + (0 if direct else chain.out_features)
-    if copied * inputs.count * chain.dtype.itemsize > STAGED:
+    program, given, taken = whole.program, inputs.view, sink.view
+    in_place = given is not None and program.fits(given)
+    direct = taken is not None and program.fits(taken) and not whole.tail
+    copied = (0 if in_place else whole.in_features) + (0 if direct else whole.out_features)
+    if copied * inputs.count * inputs.dtype.itemsize > STAGED:
         return False
-    if not in_place:
-        given = _neuron_major(chain.in_features, inputs.count, chain.dtype)
-        inputs.load(0, inputs.count, given)
-    if not direct:
-        taken = _neuron_major(chain.out_features, inputs.count, chain.dtype)
-    if not chain.run(given, taken, check=getattr(inputs, "pending", False), **form):
-        inputs.verify()  # type: ignore[attr-defined]  # raises, unless X was changed meanwhile
-        chain.run(given, taken, check=False, **form)
-    if chain.tail is not None:
-        chain.tail.apply(taken)
+    if given is None or not in_place:
+        given = _neuron_major(whole.in_features, inputs)
+        inputs.load(slice(0, inputs.count), given[None])
+    if taken is None or not direct:
+        taken = _neuron_major(whole.out_features, inputs)
+    if not program.run(given, taken, check=inputs.pending, **form):
+        inputs.verify()  # raises, unless X was changed meanwhile
+        program.run(given, taken, check=False, **form)
+    for layer in whole.tail:
+        layer.apply(taken)
     if not direct:
         sink.write(np.arange(inputs.count), taken)
     return True
 
 
-def _neuron_major(features: int, count: int, dtype: np.dtype[Any]) -> Array:
-    return aligned_empty(features * count, dtype).reshape(features, count)
+def _neuron_major(features: int, inputs: Inputs) -> Array:
+    return aligned_empty(features * inputs.count, inputs.dtype).reshape(features, inputs.count)
 
 
-def _run_one_tile(this: _Run, inputs: Inputs) -> None:
+def _run_one_tile(this: _Execution, inputs: Inputs) -> None:
     """Take a small batch through all layers: no stages and no threads but the backend's own."""
     tile: Tile = partial(load_inputs, inputs, 0, inputs.count)
     _through(this, list(this.source.steps(this.backend)), [tile], last=True)
-    _fill_parked(this)
+    _fill_aside(this)
 
 
-def _run_tiles(this: _Run, inputs: Inputs, budget: int | None) -> None:
+def _run_tiles(this: _Execution, inputs: Inputs, budget: int | None) -> None:
     """Take all inputs through the first stage; whenever survivors fill the budget, to the end."""
     source = this.source
     budget = available_bytes() // 4 if budget is None else budget
@@ -325,38 +226,38 @@ def _run_tiles(this: _Run, inputs: Inputs, budget: int | None) -> None:
             waiting = []
 
 
-def _finish(this: _Run, blocks: list[Block], stages: Iterator[list[Step]], done: int) -> None:
-    """Take blocks through the remaining stages, then hand out what is parked."""
-    depth = this.source.depth
+def _finish(this: _Execution, blocks: list[Block], stages: Iterator[list[Step]], done: int) -> None:
+    """Take blocks through the remaining stages, then hand out what is set aside."""
+    depth, aside = this.source.depth, this.aside
     if this.source.lazy:
         stages = _prefetched(this, stages)
-    while blocks or not this.parked.keys() <= this.source.keeps:
+    while blocks or not aside.columns.keys() <= this.source.keeps:
         stage = next(stages, None)
         if stage is None:
             break
         kept = frozenset.intersection(*(step.keeps for step in stage))
-        for value in [value for value in this.parked if value not in kept]:
-            ids = np.concatenate(this.parked.pop(value))
+        for value in [value for value in aside.columns if value not in kept]:
+            ids = np.concatenate(aside.columns.pop(value))
             blocks.append(Block(ids, np.broadcast_to(value, (stage[0].in_features, len(ids)))))
         done += len(stage)
-        this.advance(len(stage) * this.parked_columns())
+        this.advance(len(stage) * aside.count())
         tiles: list[Tile] = [partial(load_pieces, tile) for tile in merged(blocks, this.width)]
         blocks = _through(this, stage, tiles, last=done == depth)
-    this.advance((depth - done) * this.parked_columns())
-    _fill_parked(this)
+    this.advance((depth - done) * aside.count())
+    _fill_aside(this)
 
 
-def _fill_parked(this: _Run) -> None:
+def _fill_aside(this: _Execution) -> None:
     """Hand out the columns that stayed what they were."""
-    for value, groups in this.parked.items():
-        this.sink.fill(np.concatenate(groups), value)
-    this.parked.clear()
+    for value, lists in this.aside.columns.items():
+        this.sink.fill(np.concatenate(lists), value)
+    this.aside.columns.clear()
 
 
-def _through(this: _Run, stage: list[Step], tiles: list[Tile], *, last: bool) -> list[Block]:
+def _through(this: _Execution, stage: list[Step], tiles: list[Tile], *, last: bool) -> list[Block]:
     """Take tiles through one stage; return the surviving columns, of the last stage none."""
     kept = frozenset[float]().union(*(step.keeps for step in stage))
-    stays = [frozenset[float]() if last else kept]  # what a column may settle at after each layer
+    stays = [frozenset[float]() if last else kept]  # what a column may stay at after each step
     for step in reversed(stage[1:]):
         kept &= step.keeps
         stays.append(kept)
@@ -364,27 +265,38 @@ def _through(this: _Run, stage: list[Step], tiles: list[Tile], *, last: bool) ->
 
 
 def _one_tile(
-    this: _Run,
+    this: _Execution,
     stage: list[Step],
     stays: list[frozenset[float]],
     last: bool,
     threads: int,
     tile: Tile,
 ) -> Block | None:
-    """Take one tile through a stage: h(W Y + b) and dropping, layer by layer."""
-    backend, buffers, edges = this.backend, this.buffers(), 0
-    with backend.pinned(threads):
-        ids, Y = tile(buffers)
+    """Take one tile through a stage, step by step, and drop columns between them."""
+    run, edges, side = Run(this.backend, this.memory(), threads), 0, 0
+
+    def empty(features: int, columns: int) -> Array:
+        nonlocal side
+        side = 1 - side  # what lies on the other side is read meanwhile
+        run.at(side)
+        array: Array = run.empty(1, features, padded(columns, this.lanes))[0]
+        return array
+
+    with this.backend.pinned(threads):
+        ids, Y = tile(empty)
         entered = len(ids)
         for number, (step, constants) in enumerate(zip(stage, stays, strict=True), 1):
             if this.cancelled.is_set():
                 return None
-            out = buffers.next(step.out_features, len(ids))
-            backend.affine(step.weight, Y, step.bias, step.activation, out, threads)
+            side = 1 - side
+            run.at(side)
+            Y = step.forward(run, Y[None])[0]
             edges += step.edges * len(ids)
-            Y = out
             if this.skip and constants:
-                ids, Y = _drop(this, ids, Y, constants, force=number == len(stage))
+                ids, Y = drop(
+                    this.backend, ids, Y, constants, this.aside, partial(empty, len(Y)),
+                    force=number == len(stage),
+                )  # fmt: skip
                 if not len(ids):
                     break
     with this.lock:
@@ -396,61 +308,52 @@ def _one_tile(
     return Block(ids, Y[:, : len(ids)].copy()) if len(ids) else None
 
 
-def _drop(
-    this: _Run, ids: Array, Y: Array, constants: frozenset[float], *, force: bool
-) -> tuple[Array, Array]:
-    """Park the settled columns and close the gaps, if enough of them make it worth while."""
-    first = Y[0, : len(ids)]
-    candidates = np.zeros(len(ids), bool)
-    for value in constants:
-        candidates |= first == value
-    worthwhile = 1 if force else max(len(ids) // 4, 1)
-    if np.count_nonzero(candidates) < worthwhile:
-        return ids, Y  # a look at one row: not enough columns can be constant
-    settled = this.columns.constant(Y)[: len(ids)] & candidates
-    if np.count_nonzero(settled) < worthwhile:
-        return ids, Y
-    for value in constants:
-        if (here := settled & (first == value)).any():
-            this.park(ids[here], value)
-    left = np.flatnonzero(~settled)
-    packed = this.buffers().next(len(Y), len(left))
-    this.columns.pack(Y, left, packed)
-    return ids[left], packed
+def _run_sequences(this: _Execution, inputs: Inputs) -> None:
+    """Take sequences of about equal length through all layers, all time steps together."""
+    steps, order = list(this.source.steps(this.backend)), inputs.order()
+    groups = [order[k : k + this.width] for k in range(0, len(order), this.width)]
+
+    def through(threads: int, ids: Any) -> None:
+        run, time_steps = Run(this.backend, this.memory(), threads), inputs.time_steps(ids)
+        with this.backend.pinned(threads):
+            run.at("inputs")
+            Y = run.empty(time_steps, inputs.features, padded(len(ids), this.lanes))
+            inputs.load(ids, Y[:, :, : len(ids)])
+            Y[:, :, len(ids) :] = 0
+            for number, step in enumerate(steps):
+                if this.cancelled.is_set():
+                    return
+                run.at(number % 2)
+                Y = step.forward(run, Y)
+        for places, y in zip(inputs.places(ids), Y, strict=True):
+            there = np.flatnonzero(places >= 0)
+            this.sink.write(places[there], y[:, there])
+        with this.lock:
+            this.effective_edges += this.source.edges * time_steps * len(ids)
+        this.advance(len(ids) * len(steps))
+
+    this.map(through, groups)  # type: ignore[arg-type]
 
 
-def _run_sparse(this: _Run, inputs: Inputs, budget: int | None) -> None:
-    """Layer by layer over wide chunks, for the backend that keeps Y sparse itself."""
-    backend: Any = this.backend
-    source = this.source
-    budget = available_bytes() // 4 if budget is None else budget
-    chunk = max(budget // (16 * source.widest * source.dtype.itemsize), 1)
-    with backend.pinned(this.threads):
-        for start in range(0, inputs.count, chunk):
-            ids = np.arange(start, min(start + chunk, inputs.count))
-            full = np.empty((inputs.features, len(ids)), source.dtype)
-            inputs.load(start, start + len(ids), full)
-            Y = backend.enter(full)
-            del full
-            for step in source.steps(backend):
-                this.effective_edges += step.edges * backend.live(Y)
-                Y = backend.forward(step.weight, Y, step.bias, step.activation)
-                this.advance(len(ids))
-            this.sink.write(ids, backend.leave(Y))
+def _run_sparse(this: _Execution, inputs: Inputs, budget: int | None) -> None:
+    this.effective_edges += run_sparse(
+        this.source, inputs, this.sink, backend=this.backend, threads=this.threads, budget=budget,
+        cancelled=this.cancelled.is_set, advance=this.advance,
+    )  # fmt: skip
 
 
-# -- stages and tiles ------------------------------------------------------------------------------
+# -- stages ----------------------------------------------------------------------------------------
 
 
-def _stages(this: _Run, start: int, size: int, budget: int) -> Iterator[list[Step]]:
-    """Group layers: `size` of them, then twice as many each time, within the bytes of `budget`."""
+def _stages(this: _Execution, start: int, size: int, budget: int) -> Iterator[list[Step]]:
+    """Group steps: `size` of them, then twice as many each time, within the bytes of `budget`."""
     stage: list[Step] = []
     nbytes = 0
     for step in this.source.steps(this.backend, start):
         if this.cancelled.is_set():  # Ctrl-C while a thread fetches hundreds of layers ahead
             return
         stage.append(step)
-        nbytes += step.weight.nbytes
+        nbytes += step.nbytes
         if len(stage) >= size or nbytes >= budget:
             yield stage
             stage, nbytes, size = [], 0, 2 * size
@@ -458,7 +361,7 @@ def _stages(this: _Run, start: int, size: int, budget: int) -> Iterator[list[Ste
         yield stage
 
 
-def _prefetched(this: _Run, stages: Iterator[list[Step]]) -> Iterator[list[Step]]:
+def _prefetched(this: _Execution, stages: Iterator[list[Step]]) -> Iterator[list[Step]]:
     """Make the next stage while the current one is being computed."""
     with ThreadPoolExecutor(1, "gbdnn-prefetch") as pool:
         coming = pool.submit(next, stages, None)
@@ -470,20 +373,6 @@ def _prefetched(this: _Run, stages: Iterator[list[Step]]) -> Iterator[list[Step]
                 return
             coming = pool.submit(next, stages, None)
             yield stage
-
-
-def prepare_step(backend: Backend, affine: Affine) -> Step:
-    """Bring a layer into the backend's form."""
-    weight = affine.weight
-    return Step(
-        backend.prepare(weight),
-        affine.bias,
-        affine.activation,
-        int(weight.shape[1]),
-        int(weight.shape[0]),
-        weight.nnz if isinstance(weight, CSR) else int(weight.size),
-        constants_kept(weight, affine.bias, affine.activation),
-    )
 
 
 def _check_room(source: Source, threads: int, width: int) -> None:

@@ -1,34 +1,26 @@
-"""Tiles: columns of a batch that go through layers together, and the buffers that hold them."""
+"""Tiles: columns of a batch that go through layers together."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from gbdnn.backends.base import aligned_empty
 from gbdnn.data.inputs import Inputs
+from gbdnn.types import Array
 
 __all__ = [
-    "NARROW",
-    "STRIP",
-    "Block",
-    "Buffers",
-    "Tile",
-    "load_inputs",
-    "load_pieces",
-    "merged",
-    "padded",
-    "whole_strip",
-]
+    "LANES", "NARROW", "STRIP", "Block", "Empty", "Tile", "load_inputs", "load_pieces", "merged",
+    "padded", "whole_strip",
+]  # fmt: skip
 
-Array = npt.NDArray[Any]
 STRIP = 64  # columns that a kernel takes through a row at a time, at the most
 NARROW = 32  # columns: a tile for each thread beats split rows down to this width
 LANES = 16  # float32 in the widest register: narrower strips are computed in another way
+
+Empty = Callable[[int, int], Array]  # (features, columns) -> array, columns padded
+Tile = Callable[[Empty], tuple[Array, Array]]  # loads (ids, Y) into a worker's memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,23 +29,6 @@ class Block:
 
     ids: Array
     Y: Array
-
-
-class Buffers:
-    """Two aligned vectors: a layer reads its columns from one and writes into the other."""
-
-    def __init__(self, size: int, dtype: np.dtype[Any], lanes: int) -> None:
-        self.lanes = lanes
-        self.front, self.back = aligned_empty(size, dtype), aligned_empty(size, dtype)
-
-    def next(self, features: int, columns: int) -> Array:
-        """Return the buffer that is not in use as (features, columns padded) and swap."""
-        self.front, self.back = self.back, self.front
-        width = padded(columns, self.lanes)
-        return self.front[: features * width].reshape(features, width)
-
-
-Tile = Callable[["Buffers"], tuple[Array, Array]]  # loads (ids, Y) into a worker's buffers
 
 
 def whole_strip(count: int, width: int) -> int:
@@ -72,18 +47,18 @@ def padded(width: int, lanes: int = LANES) -> int:
     return -(-width // lanes) * lanes
 
 
-def load_inputs(inputs: Inputs, start: int, stop: int, buffers: Buffers) -> tuple[Array, Array]:
+def load_inputs(inputs: Inputs, start: int, stop: int, empty: Empty) -> tuple[Array, Array]:
     """Load inputs start ... stop - 1."""
-    Y = buffers.next(inputs.features, stop - start)
-    inputs.load(start, stop, Y[:, : stop - start])
+    Y = empty(inputs.features, stop - start)
+    inputs.load(slice(start, stop), Y[None, :, : stop - start])
     Y[:, stop - start :] = 0
     return np.arange(start, stop), Y
 
 
-def load_pieces(pieces: list[Block], buffers: Buffers) -> tuple[Array, Array]:
+def load_pieces(pieces: list[Block], empty: Empty) -> tuple[Array, Array]:
     """Put the columns of several blocks side by side."""
     ids = np.concatenate([piece.ids for piece in pieces])
-    Y = buffers.next(len(pieces[0].Y), len(ids))
+    Y = empty(len(pieces[0].Y), len(ids))
     left = 0
     for piece in pieces:
         Y[:, left : left + len(piece.ids)] = piece.Y

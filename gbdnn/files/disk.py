@@ -1,4 +1,4 @@
-"""Files in and out: written whole or not at all, read in blocks with every byte looked at."""
+"""Files in and out: written whole or not at all, read with errors that say what is wrong."""
 
 from __future__ import annotations
 
@@ -6,51 +6,104 @@ import contextlib
 import gzip
 import os
 import secrets
+import stat
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, cast
-
-import numpy as np
-import numpy.typing as npt
+from typing import IO, cast
 
 from gbdnn.errors import DataUnavailableError, FileFormatError
+from gbdnn.types import FilePath
 
-__all__ = ["Table", "atomic_write", "blocks", "check_text", "open_binary", "unreadable"]
+__all__ = ["atomic_write", "cache_dir", "open_binary", "open_regular", "unreadable"]
 
-Array = npt.NDArray[Any]
-Ints = npt.NDArray[np.int64]
-BLOCK = 1 << 24
-NEWLINE = 10
-TEXT = np.isin(np.arange(256), [9, 10, 13, *range(32, 127)])  # tab, newline, return, printable
-NUMBER = np.isin(np.arange(256), list(b"0123456789+-.eE"))
-LONGEST = 40  # characters of a number
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
 
 
+def cache_dir() -> Path:
+    """Return the folder for downloads: the environment's GBDNN_CACHE_DIR or the user's cache."""
+    named = os.environ.get("GBDNN_CACHE_DIR")
+    if named:
+        return Path(named)
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("gbdnn"))
+
+
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+def atomic_write(
+    path: FilePath, *, verify: Callable[[Path], None] | None = None
+) -> Iterator[IO[bytes]]:
     """Open a new file beside `path` and put it in its place when the block ends without error.
 
-    A name that ends in .gz is compressed, without time stamp: equal content, equal bytes.
+    Parameters
+    ----------
+    path : path-like
+        Its folder must exist. A symbolic link is followed; a file that was there gives the new one
+        its permissions. A name that ends in .gz is compressed, without time stamp: equal content,
+        equal bytes.
+    verify : callable, optional
+        Gets the path of the new file when its bytes are on the disk, and raises if they are not
+        what was written. With it the new name, too, outlives a power cut.
+
+    Raises
+    ------
+    DataUnavailableError
+        For every `OSError`: no space, no permission, no folder. The file that was there is as it
+        was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
-        raw = temporary.open("xb")
+        target = _target(path)
+        temporary = target.with_name(
+            f".{target.name[:40]}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+        )
+        try:
+            with temporary.open("xb") as raw:
+                if Path(path).suffix == ".gz":
+                    with gzip.GzipFile("", "wb", 6, raw, mtime=0) as file:
+                        yield cast(IO[bytes], file)
+                else:
+                    yield raw
+                if verify is not None:
+                    raw.flush()
+                    os.fsync(raw.fileno())
+            if verify is not None:
+                verify(temporary)
+            with contextlib.suppress(OSError):  # what only its owner may read stays so
+                os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except DataUnavailableError:
+        raise
     except OSError as error:
-        reason, fix = error.strerror or str(error), "Check that its folder exists and is writable."
-        raise DataUnavailableError(str(path), "a file that can be written", reason, fix) from None
+        raise _unwritable(path, error) from None
+    if verify is not None:
+        with contextlib.suppress(OSError):
+            folder = os.open(target.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+
+def _target(path: FilePath) -> Path:
+    """Return where to write: links followed, and nothing there but a regular file."""
     try:
-        with raw:
-            if path.suffix == ".gz":
-                with gzip.GzipFile("", "wb", 6, raw, mtime=0) as file:
-                    yield cast(IO[bytes], file)
-            else:
-                yield raw
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        target = Path(os.path.realpath(path))
+        mode = target.stat().st_mode if target.exists() else stat.S_IFREG
+    except ValueError as error:  # a zero byte in the name
+        raise _unwritable(path, error) from None
+    if not stat.S_ISREG(mode):
+        raise DataUnavailableError(
+            str(path), "the name of a file", _described(mode), "Choose another name."
+        )
+    return target
+
+
+def _unwritable(path: FilePath, error: Exception) -> DataUnavailableError:
+    fix = "Check folder, permission and space; a file that was there is as it was."
+    return DataUnavailableError(str(path), "a file that can be written", _reason(error), fix)
 
 
 @contextlib.contextmanager
@@ -68,163 +121,42 @@ def open_binary(path: Path) -> Iterator[IO[bytes]]:
     except DAMAGED as error:
         got = f"a damaged or incomplete one ({error})"
         raise FileFormatError(str(path), "a whole gzip file", got, "Get the file again.") from None
+    except DataUnavailableError:
+        raise
     except OSError as error:
-        if isinstance(error, DataUnavailableError):
-            raise
         raise unreadable(path, error) from None
 
 
-def unreadable(path: Path, error: OSError) -> DataUnavailableError:
-    """Return the error for a file that cannot be read."""
-    return DataUnavailableError(
-        str(path), "a readable file", error.strerror or str(error), "Check the path."
-    )
-
-
-def blocks(file: IO[bytes]) -> Iterator[tuple[bytes, bool]]:
-    """Yield (bytes, whether they end with a line) in whole lines; False only for a last rest."""
-    rest = b""
-    while piece := file.read(BLOCK):
-        cut = piece.rfind(b"\n") + 1
-        if cut:
-            yield rest + piece[:cut], True
-            rest = piece[cut:]
-        else:
-            rest += piece
-            if len(rest) > 2 * BLOCK:  # no line of numbers is this long
-                break
-    if rest:
-        yield rest, False
-
-
-def check_text(path: Path, data: npt.NDArray[np.uint8], first_line: int) -> None:
-    """Raise FileFormatError at the first byte that is not printable ASCII or white space."""
-    foreign = ~TEXT[data]
-    if foreign.any():
-        place = int(foreign.argmax())
-        line = first_line + int(np.count_nonzero(data[:place] == NEWLINE))
-        got = f"the byte 0x{data[place]:02x} in line {line}"
-        raise FileFormatError(str(path), "plain text of numbers", got, "Is it compressed?")
-
-
-@dataclass(frozen=True)
-class Table:
-    """The words of some whole lines, all with the same number of words.
-
-    Parameters
-    ----------
-    path : str
-        For messages.
-    data : ndarray of uint8
-        The bytes.
-    starts, ends : ndarray of int64, shape (lines, fields)
-        Where each word begins and ends.
-    first_line : int
-        Number of the first line, from 1.
-    """
-
-    path: str
-    data: npt.NDArray[np.uint8]
-    starts: Ints
-    ends: Ints
-    first_line: int
-
-    @classmethod
-    def parse(cls, path: Path, raw: bytes, *, layout: str, first_line: int = 1) -> Table:
-        """Split bytes into words; `layout` names the words, for instance ``"row column value"``.
-
-        Empty lines are left out. Raises FileFormatError at the first line that has another number
-        of words, or bytes which are not plain text.
-        """
-        fields = len(layout.split())
-        data = np.frombuffer(raw, np.uint8)
-        blank = data <= 32
-        newlines = np.flatnonzero(data == NEWLINE)
-        check_text(path, data, first_line)
-        change = np.flatnonzero(np.diff(blank, prepend=True, append=True))
-        starts, ends = change[::2], change[1::2]
-        words = np.diff(np.searchsorted(starts, newlines), prepend=0)
-        if len(raw) and raw[-1] != NEWLINE:
-            words = np.append(words, len(starts) - words.sum())
-        wrong = (words != fields) & (words != 0)
-        if wrong.any():
-            at = int(wrong.argmax())
-            got = f"{words[at]} words in line {first_line + at}"
-            raise FileFormatError(str(path), f"lines of {fields} words ({layout})", got)
-        shape = (-1, fields)
-        return cls(str(path), data, starts.reshape(shape), ends.reshape(shape), first_line)
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def line_of(self, row: int) -> int:
-        """Return the line number of a row of the table (they differ where lines are empty)."""
-        start = int(self.starts[row, 0])
-        return self.first_line + int(np.count_nonzero(self.data[:start] == NEWLINE))
-
-    def word(self, row: int, field: int) -> str:
-        """Return a word for a message."""
-        text = self.data[self.starts[row, field] : self.ends[row, field]].tobytes().decode("ascii")
-        return repr(text if len(text) <= LONGEST else text[:LONGEST] + "...")
-
-    def refuse(self, row: int, expected: str, got: str, fix: str = "") -> FileFormatError:
-        """Return the error for a row."""
-        return FileFormatError(f"{self.path}, line {self.line_of(row)}", expected, got, fix)
-
-    def integers(self, field: int, *, low: int, high: int, what: str) -> Ints:
-        """Return a column of whole numbers from `low` to `high`; decimal digits only."""
-        starts, ends = self.starts[:, field], self.ends[:, field]
-        width = ends - starts
-        expected = f"{what} as a whole number from {low} to {high}"
-        numbers = np.zeros(len(starts), np.int64)
-        digits = min(int(width.max(initial=0)), 18)
-        bad = width > 18
-        for k in range(digits):
-            present = width > k
-            digit = self.data[np.maximum(ends - 1 - k, 0)] - np.uint8(48)  # wraps for other signs
-            bad |= present & (digit > 9)
-            numbers += np.where(present, digit, 0) * np.int64(10**k)
-        bad |= (numbers < low) | (numbers > high)
-        if bad.any():
-            row = int(bad.argmax())
-            fix = "Numbers count from 1." if low == 1 and self.word(row, field) == "'0'" else ""
-            raise self.refuse(row, expected, self.word(row, field), fix)
-        return numbers
-
-    def reals(self, field: int) -> npt.NDArray[np.float64]:
-        """Return a column of finite numbers, shape (rows,); (1,) if all words are the same."""
-        starts, ends = self.starts[:, field], self.ends[:, field]
-        width = ends - starts
-        expected = "a finite number"
-        longest = int(width.max(initial=1))
-        if longest > LONGEST:
-            row = int(width.argmax())
-            raise self.refuse(row, f"{expected} of at most {LONGEST} characters", f"{longest}")
-        letters = np.zeros((len(starts), longest), np.uint8)
-        for k in range(longest):
-            present = width > k
-            letters[:, k] = np.where(present, self.data[np.minimum(starts + k, ends - 1)], 0)
-        if (letters == letters[:1]).all():
-            letters = letters[:1]
-        wrong = (~NUMBER[letters] & (letters > 0)).any(axis=1)
-        if wrong.any():  # also nan and inf
-            row = int(wrong.argmax())
-            raise self.refuse(row, expected, self.word(row, field))
-        words = letters.view(f"S{longest}").ravel()
-        try:
-            values = words.astype(np.float64)
-        except ValueError:
-            row = next(i for i, word in enumerate(words) if not _is_number(word))
-            raise self.refuse(row, expected, self.word(row, field)) from None
-        if not np.isfinite(values).all():
-            row = int((~np.isfinite(values)).argmax())
-            raise self.refuse(row, expected, self.word(row, field))
-        return values
-
-
-def _is_number(word: bytes) -> bool:
+@contextlib.contextmanager
+def open_regular(path: FilePath) -> Iterator[IO[bytes]]:
+    """Open a regular file as it is; a pipe is refused without waiting for its writer."""
     try:
-        float(word)
-    except ValueError:
-        return False
-    return True
+        file = open(  # noqa: SIM115
+            path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)
+        )
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise unreadable(path, error) from None
+    with file:
+        try:
+            mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode):
+                got = _described(mode)
+                raise DataUnavailableError(str(path), "a file", got, "Check the path.")
+            yield file
+        except DataUnavailableError:
+            raise
+        except OSError as error:
+            raise unreadable(path, error) from None
+
+
+def unreadable(path: FilePath, error: Exception) -> DataUnavailableError:
+    """Return the error for a file that cannot be read."""
+    return DataUnavailableError(str(path), "a readable file", _reason(error), "Check the path.")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _described(mode: int) -> str:
+    return "a folder" if stat.S_ISDIR(mode) else "a device, pipe or socket"

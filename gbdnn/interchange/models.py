@@ -1,185 +1,134 @@
-"""Model files: a `Network` as a safetensors file, without code, classes or pickles.
+"""Model files: the layers of a network as a safetensors file, without code, classes or pickles.
 
-The tensors of layer k (numbered from 0, activations counted) carry the names of the Binsparse
-specification 0.1::
+The metadata (`gbdnn.files.tensors` says where it stands) are::
 
-    layers.k.weight.pointers_to_1   (out_features + 1,)   rows begin and end here
-    layers.k.weight.indices_1       (nnz,)                columns, ascending in each row
-    layers.k.weight.values          (nnz,), or (1,) for a weight with one value for all
-    layers.k.weight                 (out_features, in_features), instead of the three: dense
-    layers.k.bias                   (out_features,) or ()
-
-Indices have the smallest unsigned type that holds them. The metadata
-(`gbdnn.files.headers` says where it stands)::
-
-    {"format": "gbdnn.model", "version": "1.0", "dtype": "float32",
+    {"format": "gbdnn.model", "version": "1.1", "dtype": "float32",
      "orientation": ["out_features", "in_features"], "versions": {"gbdnn": ..., ...},
-     "layers": [{"kind": "linear", "weight": {"binsparse": {"version": "0.1", "format": "CSR",
-                 "shape": [...], "number_of_stored_values": n, "data_types": {...}}}},
-                {"kind": "relu", "cap": null}, ...],
+     "layers": [{"kind": "linear", "parameters": ["weight", "bias"], "weight": {...}},
+                {"kind": "relu", "parameters": [], "cap": null}, ...],
      ...}
 
-and any other keys, which are the user's. `kind` is looked up in a fixed table. A reader refuses a
-newer major version and kinds that it does not know; a newer minor version adds only what a reader
-may leave out.
+and any other keys, which are the user's. The record of a layer has its kind, which is looked up in
+`gbdnn.layers.LAYERS`, the names of its parameters, what is to be said of each weight, and all of
+its settings. The tensors of layer k (from 0, activations counted) are::
+
+    layers.k.bias              an array that is a parameter
+    layers.k.weight.values     the array "values" of a weight, by the names of `Weight.arrays`
+    layers.k.weight            the array of a weight that has but one, as dense ones do
+
+Of a weight the record says ``{"form": ..., "shape": ..., "settings": ...}``; the form is looked up
+in `gbdnn.weights.FORMS`. Where the Binsparse specification 0.1 has a name for the form, what that
+specification asks for stands there instead::
+
+    {"binsparse": {"version": "0.1", "format": "CSR", "shape": [out_features, in_features],
+                   "number_of_stored_values": n, "data_types": {"values": "float32", ...}}}
+
+``iso[float32]`` is the type of one value for all. Arrays called pointers_to_* and indices_* have
+the smallest unsigned type that holds them.
+
+A reader refuses a newer major version, kinds and forms that it does not know, and settings that a
+layer does not know. A newer minor version adds only kinds, forms and what a reader may leave out:
+1.1 is 1.0 with the key "parameters" and with other kinds and forms, so that readers of 1.0 take
+files of `Linear` layers with CSR or dense weights, and files of 1.0 are read here.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from gbdnn import layers, machine
-from gbdnn.errors import DtypeError, FileFormatError, GbdnnError, InputError, ShapeError
-from gbdnn.files.headers import DAMAGED, FOREIGN
-from gbdnn.files.tensors import FilePath, check_version, read_tensors, write_tensors
-from gbdnn.layers import Activation, Linear
-from gbdnn.network import Network
-from gbdnn.weights.csr import CSR
-from gbdnn.weights.foreign import check_compressed
+from gbdnn import machine
+from gbdnn.errors import DtypeError, FileFormatError, GbdnnError, InputError, choose
+from gbdnn.files.tensors import DAMAGED, FOREIGN, check_version, plain, read_tensors, write_tensors
+from gbdnn.layers import LAYERS, Layer
+from gbdnn.types import Array, FilePath
+from gbdnn.weights.records import dump_parameters, load_parameters
 
-__all__ = ["KINDS", "VERSION", "load", "network_from_tensors", "network_to_tensors", "save"]
+__all__ = ["VERSION", "from_tensors", "load_layers", "save_layers", "to_tensors"]
 
-Array = npt.NDArray[Any]
-FORMAT, VERSION = "gbdnn.model", (1, 0)
-BINSPARSE = "0.1"
+FORMAT, VERSION = "gbdnn.model", (1, 1)
 KNOWN = ("dtype", "format", "layers", "orientation", "version", "versions")
 ORIENTATION = ["out_features", "in_features"]
-VALUES = {"float32": np.float32, "float64": np.float64}
-
-KINDS: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "dropout": (layers.Dropout, ("rate",)),
-    "gelu": (layers.GELU, ()),
-    "identity": (layers.Identity, ()),
-    "leaky_relu": (layers.LeakyReLU, ("negative_slope",)),
-    "relu": (layers.ReLU, ("cap",)),
-    "sigmoid": (layers.Sigmoid, ()),
-    "softmax": (layers.Softmax, ()),
-    "tanh": (layers.Tanh, ()),
-}
-"""Layers without weights that a file may name: class and parameters, which are numbers or null."""
-
-_KIND_OF = {made: kind for kind, (made, _) in KINDS.items()}
+DTYPES = ("float32", "float64")
+BINSPARSE = {"csr": "CSR", "dense": "DMATR"}
+"""The forms that have a name in the specification."""
 
 
-def save(network: Network, path: FilePath, *, extra: Mapping[str, Any] | None = None) -> None:
-    """Write a network to a file; see `Network.save`."""
-    tensors, metadata = network_to_tensors(network)
-    own = dict(network.metadata) | dict(extra or {})
-    taken = sorted(set(own) & set(metadata))
+def save_layers(path: FilePath, layers: Sequence[Layer], metadata: Mapping[str, Any]) -> None:
+    """Write layers and the user's metadata to a file; see `Network.save`."""
+    tensors, own = to_tensors(layers)
+    taken = sorted(set(metadata) & set(own))
     if taken:
         raise InputError("extra", f"keys other than {', '.join(KNOWN)}", ", ".join(taken))
-    write_tensors(path, tensors, own | metadata)
+    write_tensors(path, tensors, {**metadata, **own})
 
 
-def load(path: FilePath) -> Network:
-    """Read a network that `Network.save` wrote.
-
-    Parameters
-    ----------
-    path : path-like
-        Of any name; the content counts.
-
-    Returns
-    -------
-    Network
-        Equal to the saved one bit by bit; what the file holds besides is in `Network.metadata`.
-
-    Raises
-    ------
-    DataUnavailableError
-        The file cannot be read.
-    FileFormatError
-        It is damaged, incomplete, from another tool, or of a newer major version. Digests, sizes,
-        dtypes, patterns and values are all checked.
-    MemoryBudgetError
-        The network does not fit into the memory that is free.
-    """
-    tensors, metadata = read_tensors(path)
-    return network_from_tensors(path, tensors, metadata)
+def load_layers(path: FilePath) -> tuple[list[Layer], dict[str, Any]]:
+    """Return the layers of a model file and the user's metadata; see `gbdnn.load`."""
+    return from_tensors(path, *read_tensors(path))
 
 
-# -- a network as tensors --------------------------------------------------------------------------
+# -- layers as tensors -----------------------------------------------------------------------------
 
 
-def network_to_tensors(network: Network) -> tuple[dict[str, Array], dict[str, Any]]:
+def to_tensors(layers: Sequence[Layer]) -> tuple[dict[str, Array], dict[str, Any]]:
     """Return the tensors and the metadata of a model file, without the user's own keys."""
     tensors: dict[str, Array] = {}
     records = []
-    for k, layer in enumerate(network.layers):
-        if isinstance(layer, Linear):
-            name = f"layers.{k}"
-            parts, descriptor = _weight_parts(layer.weight)
-            tensors |= {f"{name}.weight{part}": array for part, array in parts.items()}
-            tensors[f"{name}.bias"] = layer.bias
-            records.append({"kind": "linear", "weight": {"binsparse": descriptor}})
-        else:
-            records.append(_activation_record(layer))
-    metadata = {
+    for k, layer in enumerate(layers):
+        choose(f"layers[{k}]", layer.kind, LAYERS)
+        arrays: dict[str, Array] = {}
+        entries = dump_parameters(layer.parameters, arrays)
+        arrays = {name: _smallest(name, array) for name, array in arrays.items()}
+        for name, entry in entries.items():
+            if entry is not None and entry["form"] in BINSPARSE:
+                entries[name] = {"binsparse": _binsparse(name, layer.parameters[name], arrays)}
+        said = {name: entry for name, entry in entries.items() if entry is not None}
+        records.append({"kind": layer.kind, "parameters": list(entries), **said, **layer.settings})
+        tensors |= {f"layers.{k}.{name}": array for name, array in arrays.items()}
+    dtypes = (layer.dtype for layer in layers if layer.dtype is not None)
+    return tensors, {
         "format": FORMAT,
         "version": f"{VERSION[0]}.{VERSION[1]}",
-        "dtype": str(network.dtype),
+        "dtype": str(next(dtypes, np.dtype(np.float32))),
         "orientation": ORIENTATION,
         "layers": records,
         "versions": machine.versions(),
     }
-    return tensors, metadata
 
 
-def _weight_parts(weight: CSR | Array) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Return the arrays of a weight by what follows "layers.k.weight", and its descriptor."""
-    if isinstance(weight, CSR):
-        iso = weight.iso
-        parts = {
-            ".pointers_to_1": weight.indptr.astype(_smallest(weight.nnz)),
-            ".indices_1": weight.indices[: weight.nnz].astype(_smallest(weight.shape[1] - 1)),
-            ".values": weight.values,
-        }
-        types = {name[1:]: str(array.dtype) for name, array in parts.items()}
-        if iso:
-            types["values"] = f"iso[{types['values']}]"
-        layout, stored = "CSR", weight.nnz
-    else:
-        parts, layout, stored = {"": weight}, "DMATR", int(weight.size)
-        types = {"values": str(weight.dtype)}
-    return parts, {
-        "version": BINSPARSE,
-        "format": layout,
+def _smallest(name: str, array: Array) -> Array:
+    """Return pointers and indices in the smallest unsigned type, other arrays as they are."""
+    if not name.rpartition(".")[2].startswith(("pointers_to_", "indices_")):
+        return array
+    return array.astype(np.min_scalar_type(array.max(initial=0)), copy=False)
+
+
+def _binsparse(name: str, weight: Any, arrays: Mapping[str, Array]) -> dict[str, Any]:
+    """Return what the specification asks to be said of a weight with these arrays."""
+    own = {key: a for key, a in arrays.items() if key == name or key.startswith(f"{name}.")}
+    types = {key[len(name) + 1 :] or "values": str(array.dtype) for key, array in own.items()}
+    values = own.get(f"{name}.values")
+    if values is not None and len(values) == 1 != weight.nnz:
+        types["values"] = f"iso[{types['values']}]"
+    return {
+        "version": "0.1",
+        "format": BINSPARSE[weight.form],
         "shape": list(weight.shape),
-        "number_of_stored_values": stored,
+        "number_of_stored_values": weight.nnz,
         "data_types": types,
     }
 
 
-def _smallest(largest: int) -> np.dtype[Any]:
-    """Return the smallest unsigned type that holds a number."""
-    return np.min_scalar_type(largest)
+# -- tensors as layers -----------------------------------------------------------------------------
 
 
-def _activation_record(layer: Activation) -> dict[str, Any]:
-    kind = _KIND_OF.get(type(layer))
-    if kind is None:
-        known = ", ".join(sorted(cls.__name__ for cls in _KIND_OF))
-        raise DtypeError("layers", f"Linear, {known}", type(layer).__name__)
-    record: dict[str, Any] = {"kind": kind}
-    for name in KINDS[kind][1]:
-        value = getattr(layer, name)
-        # no cap and an infinite one are the same function; JSON has no infinity
-        record[name] = None if value is None or math.isinf(value) else float(value)
-    return record
-
-
-# -- tensors as a network --------------------------------------------------------------------------
-
-
-def network_from_tensors(
+def from_tensors(
     path: FilePath, tensors: dict[str, Array], metadata: dict[str, Any]
-) -> Network:
-    """Return the network of a model file whose digests are right; nothing else is believed.
+) -> tuple[list[Layer], dict[str, Any]]:
+    """Return layers and the user's metadata; beyond the digests nothing in the file is believed.
 
     `tensors` is emptied on the way, so that only one copy of a weight lives at a time.
     """
@@ -191,116 +140,83 @@ def network_from_tensors(
         got = f"{str(metadata.get('orientation'))[:60]}"
         raise FileFormatError(str(path), f"the orientation {ORIENTATION}", got, FOREIGN)
     dtype, records = metadata.get("dtype"), metadata.get("layers")
-    if not isinstance(dtype, str) or dtype not in VALUES:
-        raise FileFormatError(str(path), f"a dtype of {', '.join(VALUES)}", f"{dtype!r}", DAMAGED)
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise FileFormatError(str(path), f"a dtype of {', '.join(DTYPES)}", f"{dtype!r}", DAMAGED)
     if not isinstance(records, list):
         raise FileFormatError(str(path), "a list of layers", type(records).__name__, DAMAGED)
-    made = [_layer(path, k, record, dtype, tensors) for k, record in enumerate(records)]
-    if tensors:
-        got = f"{min(tensors)!r} besides"
+    groups: dict[str, dict[str, Array]] = {}
+    for name in list(tensors):
+        head, number, own = (*name.split(".", 2), "", "")[:3]
+        groups.setdefault(f"{head}.{number}", {})[own] = tensors.pop(name)
+    made = []
+    for k, record in enumerate(records):
+        try:
+            made.append(_layer(record, dtype, groups.pop(f"layers.{k}", {})))
+        # whatever a class says to senseless settings; InputError and DtypeError are among them
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise _refused(f"{path}, layers[{k}]", error) from None
+    if groups:
+        group = min(groups)
+        got = f"'{group}.{min(groups[group])}' besides"
         raise FileFormatError(str(path), "the tensors of its layers", got, DAMAGED)
-    user = {key: value for key, value in metadata.items() if key not in KNOWN}
-    try:
-        return Network(made, metadata=user)
-    except (InputError, DtypeError) as error:
-        raise FileFormatError(
-            f"{path}, {error.argument}", error.expected, error.got, DAMAGED
-        ) from None
+    return made, {key: value for key, value in metadata.items() if key not in KNOWN}
 
 
-def _layer(
-    path: FilePath, k: int, record: Any, dtype: str, tensors: dict[str, Array]
-) -> Linear | Activation:
-    place = f"{path}, layers[{k}]"
-    kind = record.get("kind") if isinstance(record, dict) else None
-    if not isinstance(kind, str) or (kind != "linear" and kind not in KINDS):
-        expected = f"a kind of {', '.join(sorted([*KINDS, 'linear']))}"
-        fix = "The file is damaged or from a newer gbdnn."
-        raise FileFormatError(place, expected, f"{str(kind)[:60]!r}", fix)
-    try:
-        if kind == "linear":
-            return _linear(k, record, dtype, tensors)
-        return _activation(kind, record)
-    except FileFormatError:
-        raise
-    except (InputError, DtypeError) as error:
-        what = f"{place}: {error.argument}"
-        raise FileFormatError(what, error.expected, error.got, DAMAGED) from None
+def _refused(place: str, error: Exception) -> FileFormatError:
+    fix = "The file is damaged or from a newer gbdnn."
+    if isinstance(error, GbdnnError):
+        what = f"{place}: {error.argument[:200]}"
+        return FileFormatError(what, error.expected, error.got[:200], fix)
+    got = f"{type(error).__name__}: {error}"[:200]
+    return FileFormatError(place, "settings and parameters of its kind", got, fix)
 
 
-def _activation(kind: str, record: dict[str, Any]) -> Activation:
-    cls, names = KINDS[kind]
-    parameters: dict[str, Any] = {}
-    for name in names:
-        value = record.get(name, "nothing")
-        number = type(value) in (int, float) and abs(value) < 2.0**1000
-        if not number and value is not None:
-            raise InputError(name, "a number or null", repr(value)[:60])
-        parameters[name] = float(value) if number else None
-    try:
-        made: Activation = cls(**parameters)
-    except GbdnnError:
-        raise
-    except TypeError as error:  # null where only a number is a parameter
-        raise InputError(kind, "its parameters as numbers", str(error)[:200]) from None
-    return made
+def _layer(record: Any, dtype: str, tensors: dict[str, Array]) -> Layer:
+    """Return a layer from its record and its tensors, which are named without "layers.k."."""
+    if not isinstance(record, dict):
+        raise InputError("record", "an object", repr(record)[:60])
+    settings = dict(record)
+    kind = str(settings.pop("kind", None))[:60]
+    made = LAYERS[choose("kind", kind, LAYERS)]
+    # format 1.0 had no such list, and no parameters but these
+    names = settings.pop("parameters", ["weight", "bias"] if "weight" in settings else [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError("parameters", "a list of names", repr(names)[:60])
+    entries = {name: settings.pop(name, None) for name in names}
+    described = {
+        name: entry["binsparse"]
+        for name, entry in entries.items()
+        if isinstance(entry, dict) and "binsparse" in entry
+    }
+    given = dict(tensors)
+    parameters = load_parameters(entries | _forms(described), tensors)
+    if tensors:
+        raise InputError("tensors", "those of its parameters", f"{min(tensors)!r} besides")
+    for name, parameter in parameters.items():
+        if parameter.dtype != dtype:
+            raise DtypeError(name, dtype, str(parameter.dtype))
+    for name, said in described.items():
+        right = _binsparse(name, parameters[name], given)
+        for key in ("shape", "number_of_stored_values", "data_types"):
+            if said.get(key) != right[key]:
+                raise InputError(f"{name}: {key}", str(right[key]), repr(said.get(key))[:60])
+    layer = made.of(parameters, settings)
+    result = plain(layer.settings, "settings")
+    same = result == settings and all(
+        isinstance(result[name], bool) == isinstance(settings[name], bool) for name in result
+    )
+    if not same:
+        raise InputError("settings", repr(result)[:200], repr(settings)[:60])
+    return layer
 
 
-def _linear(k: int, record: dict[str, Any], dtype: str, tensors: dict[str, Array]) -> Linear:
-    def take(name: str, *kinds: str) -> Array:
-        array = tensors.pop(f"layers.{k}.{name}", None)
-        if array is None:
-            raise InputError(f"tensor 'layers.{k}.{name}'", "a tensor of that name", "none")
-        if str(array.dtype) not in kinds:
-            got = str(array.dtype)
-            raise DtypeError(f"tensor 'layers.{k}.{name}'", " or ".join(kinds), got)
-        return array
-
-    layout, shape, stored, iso = _descriptor(record, dtype)
-    if layout == "CSR":
-        unsigned = ("uint8", "uint16", "uint32", "uint64")
-        indptr, indices = (
-            take("weight.pointers_to_1", *unsigned),
-            take("weight.indices_1", *unsigned),
-        )
-        values = take("weight.values", dtype)
-        weight: CSR | Array = _csr(indptr, indices, values, shape, stored, iso)
-    else:
-        weight = take("weight", dtype)
-        if weight.shape != shape or weight.size != stored:
-            raise ShapeError("weight", f"shape {shape}, all places stored", f"{weight.shape}")
-    return Linear(weight, take("bias", dtype), dtype=VALUES[dtype])
-
-
-def _descriptor(record: dict[str, Any], dtype: str) -> tuple[str, tuple[int, int], int, bool]:
-    """Check what a layer's Binsparse descriptor says: format, shape, stored values, one for all."""
-    weight = record.get("weight")
-    found = weight.get("binsparse") if isinstance(weight, dict) else None
-    if not isinstance(found, dict):
-        raise InputError("weight", "a Binsparse descriptor", repr(weight)[:60])
-    layout, shape, types = found.get("format"), found.get("shape"), found.get("data_types")
-    if layout not in ("CSR", "DMATR"):
-        raise InputError("weight", "the Binsparse format CSR or DMATR", repr(layout)[:60])
-    stored = found.get("number_of_stored_values")
-    numbers = [*shape, stored] if isinstance(shape, list) else []
-    if len(numbers) != 3 or not all(type(n) is int and 0 <= n < 2**62 for n in numbers):
-        raise ShapeError("weight", "two sizes and a count", f"{shape!r:.60}, {stored!r:.60}")
-    values = types.get("values") if isinstance(types, dict) else None
-    if values not in (dtype, f"iso[{dtype}]"):
-        raise InputError("weight", f"values of {dtype} or iso[{dtype}]", repr(values)[:60])
-    rows, columns, count = numbers
-    return str(layout), (rows, columns), count, values != dtype
-
-
-def _csr(
-    indptr: Array, indices: Array, values: Array, shape: tuple[int, int], stored: int, iso: bool
-) -> CSR:
-    """Return the checked matrix: in range before the indices are cast, canonical after."""
-    check_compressed("weight", indptr, indices, values, shape, iso=iso)
-    nnz = int(indptr[-1])
-    if not nnz == stored == len(indices) or values.shape != ((1,) if iso else (nnz,)):
-        got = f"{nnz} by pointers, {len(indices)} indices, values of shape {values.shape}"
-        expected = f"{stored} entries{', one value' if iso else ''}"
-        raise InputError("weight", expected, got)
-    kind = np.int32 if max(nnz, *shape) < 2**31 else np.int64
-    return CSR(indptr.astype(kind), indices.astype(kind), values, shape)
+def _forms(described: Mapping[str, Any]) -> dict[str, Any]:
+    """Return Binsparse descriptors as `load_parameters` has them."""
+    forms = {layout: form for form, layout in BINSPARSE.items()}
+    result: dict[str, Any] = {}
+    for name, said in described.items():
+        if not isinstance(said, dict):
+            raise InputError(name, "a Binsparse descriptor", repr(said)[:60])
+        layout = choose(f"{name}: format", said.get("format"), forms)
+        result[name] = {"form": forms[layout], "shape": said.get("shape"), "settings": {}}
+    return result

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from gbdnn.pruning._patterns import top
+from gbdnn.errors import choose
 from gbdnn.topology import erk_densities
+from gbdnn.types import Array
+from gbdnn.weights.patterns import top
 
-__all__ = ["DISTRIBUTIONS", "Share", "by_threshold", "erk", "uniform"]
-
-Array = npt.NDArray[Any]
+__all__ = ["DISTRIBUTIONS", "Distribution", "Share", "distribution"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +40,9 @@ class Share:
     units: int
     places: int
     shape: tuple[int, int]
+
+
+Distribution = Callable[[Sequence[Share], float], list[int]]
 
 
 def uniform(shares: Sequence[Share], density: float) -> list[int]:
@@ -96,9 +97,14 @@ def _best_first(scores: Array) -> Array:
     return found
 
 
-DISTRIBUTIONS: dict[str, Callable[[Sequence[Share], float], list[int]]] = {
+DISTRIBUTIONS: dict[str, Distribution] = {
     "erk": erk,
     "global": by_threshold,
     "per_layer": uniform,
     "uniform": uniform,
 }
+
+
+def distribution(name: str | Distribution) -> Distribution:
+    """Return the distribution called `name`; a function is returned as it is."""
+    return name if callable(name) else DISTRIBUTIONS[choose("distribution", name, DISTRIBUTIONS)]

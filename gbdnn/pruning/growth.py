@@ -19,21 +19,23 @@ cannot be among the largest: |G_ij| <= |dZ_i| |Y_j| (Cauchy and Schwarz).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
+from gbdnn import checks
 from gbdnn.backends import get_backend
 from gbdnn.errors import InputError, choose
-from gbdnn.pruning._patterns import places_of
 from gbdnn.topology.random import distinct
-from gbdnn.weights.csr import CSR, ranges
+from gbdnn.types import Array
+from gbdnn.weights import CSR
+from gbdnn.weights.patterns import places as places_of
+from gbdnn.weights.patterns import ranges
 
-__all__ = ["SET", "Growth", "RigL", "absent", "largest_absent", "random_absent"]
+__all__ = ["GROWTHS", "SET", "Growth", "RigL", "growth", "largest_absent", "random_absent"]
 
-Array = npt.NDArray[Any]
 MEMORY = 64 << 20  # bytes for a block of G and what is derived from it
 BYTES = 6  # times the size of a number, bytes that a place of a block takes on the way
 
@@ -48,10 +50,16 @@ class Growth:
         Above 0, below 1: the part that is dropped and grown again, alpha.
     decay : {"cosine", "constant"}
         How the part falls over the training: as in Evci et al. 2020, or not.
+
+    Attributes
+    ----------
+    observes : bool
+        `observe` is called in the backward pass of a step that exchanges entries.
     """
 
     fraction: float = 0.3
     decay: str = "cosine"
+    observes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         number = isinstance(self.fraction, int | float) and not isinstance(self.fraction, bool)
@@ -65,6 +73,20 @@ class Growth:
             return self.fraction
         return self.fraction / 2 * (1 + math.cos(math.pi * min(step / max(last, 1), 1)))
 
+    def observe(self, pattern: CSR, dZ: Array, Y: Array, count: int, threads: int) -> Array:
+        """Return what `places` must know of a weight's gradient dZ Y^T, an array of int64.
+
+        `count` places will be wanted at most; see `largest_absent`.
+        """
+        raise NotImplementedError
+
+    def places(self, pattern: CSR, count: int, rng: np.random.Generator, observed: Array) -> Array:
+        """Return up to `count` places i * in + j without an entry, ascending.
+
+        `observed` is what `observe` returned, empty if it was not called.
+        """
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
 class SET(Growth):
@@ -73,6 +95,10 @@ class SET(Growth):
     With decay="constant" and fraction=0.3 as there; they drop the smallest weights of each sign,
     here the score decides.
     """
+
+    def places(self, pattern: CSR, count: int, rng: np.random.Generator, observed: Array) -> Array:
+        """Return `random_absent`."""
+        return random_absent(pattern, count, rng)
 
 
 @dataclass(frozen=True)
@@ -89,12 +115,29 @@ class RigL(Growth):
     """
 
     memory: int = MEMORY
+    observes = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        whole = isinstance(self.memory, int) and not isinstance(self.memory, bool)
-        if not whole or self.memory < 1:
-            raise InputError("memory", "a number of bytes from 1 up", repr(self.memory))
+        checks.count("memory", self.memory)
+
+    def observe(self, pattern: CSR, dZ: Array, Y: Array, count: int, threads: int) -> Array:
+        """Return `largest_absent`."""
+        return largest_absent(pattern, dZ, Y, count, memory=self.memory, threads=threads)
+
+    def places(self, pattern: CSR, count: int, rng: np.random.Generator, observed: Array) -> Array:
+        """Return the first of those that were observed."""
+        return np.sort(observed[:count])
+
+
+GROWTHS: dict[str, Callable[[], Growth]] = {"rigl": RigL, "set": SET}
+
+
+def growth(name: str | Growth | None) -> Growth | None:
+    """Return the growth called `name`, with its default settings; None and a `Growth` as it is."""
+    members = ("part", "observes", "observe", "places")
+    made: Growth | None = None if name is None else checks.entry("growth", name, GROWTHS, *members)
+    return made
 
 
 def absent(pattern: CSR) -> int:

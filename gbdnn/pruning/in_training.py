@@ -3,69 +3,86 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from gbdnn.errors import DtypeError, InputError, ShapeError, choose
-from gbdnn.pruning._patterns import insert, subset
-from gbdnn.pruning.growth import SET, Growth, RigL, absent, largest_absent, random_absent
-from gbdnn.pruning.schedules import Never, OneShot, Periodic, Polynomial, Schedule
+from gbdnn.layers import Layer
+from gbdnn.pruning.distributions import Distribution, distribution
+from gbdnn.pruning.growth import SET, Growth, RigL, absent, growth
+from gbdnn.pruning.schedules import Never, Periodic, Polynomial, Schedule, schedule
 from gbdnn.pruning.scores import SCORES, Score, score
-from gbdnn.pruning.selection import (
-    Selection,
-    check_distribution,
-    check_exclude,
-    check_sparsity,
-    included,
-    spared,
-)
+from gbdnn.pruning.selection import Selection, check_exclude, check_sparsity
 from gbdnn.pruning.structures import Structure, Unstructured, structure
-from gbdnn.weights.csr import CSR, realign
+from gbdnn.types import Array
+from gbdnn.weights import CSR
+from gbdnn.weights.patterns import insert, realign, subset
 
-if TYPE_CHECKING:
-    from gbdnn.training.model import Model
+__all__ = ["PRESETS", "Pruned", "Sparsifier", "sparsifier"]
 
-__all__ = ["PRESETS", "Sparsifier", "sparsifier"]
-
-Array = npt.NDArray[Any]
 State = dict[str, Any]
+
+
+class TrainedParameter(Protocol):
+    """A parameter of a model that is trained; `weight` is asked for where `decays` is true."""
+
+    decays: bool
+    grad: Array  # of the entries, shape (nnz,)
+
+    @property
+    def weight(self) -> CSR:
+        """The weight as it is now; its arrays may be the parameter's own."""
+
+
+class Pruned(Protocol):
+    """What a `Sparsifier` sees of a model that is trained."""
+
+    threads: int
+
+    @property
+    def parameters(self) -> Mapping[str, TrainedParameter]:
+        """The parameters by name."""
+
+    @property
+    def named_layers(self) -> Mapping[str, Layer]:
+        """The layers by the prefixes of these names, in order."""
 
 
 @dataclass(frozen=True)
 class Sparsifier:
     """When, where and how patterns change in a training.
 
-    At each step of `schedule` the entries of the lowest `score` are dropped until the layers have
+    At each step of `schedule` the entries of the lowest `score` are dropped until the weights have
     the sparsity that schedule and `distribution` give them; with `growth`, a part more, for which
     others grow.
 
     Parameters
     ----------
     sparsity : float, optional
-        The target, 0 to below 1: the part of all places of the layers (those left out do not
-        count) that is empty in the end. A layer that is already sparser is left alone. None: each
-        layer keeps its number of entries, which takes `growth` or `Never`.
+        The target, 0 to below 1: the part of all places of the weights (those left out do not
+        count) that is empty in the end. A weight that is already sparser is left alone. None: each
+        weight keeps its number of entries, which takes `growth` or `Never`.
     score : str or Score
-        "magnitude", "gradient", "movement", "random".
-    distribution : str
-        "global" (one threshold, each layer keeps at least one entry), "uniform" or "per_layer",
-        "erk".
-    schedule : Schedule
-        `Polynomial`, `Periodic`, `OneShot` or `Never`. Where the target rises over several
-        updates, the sparsity of all layers together follows the schedule.
+        A name of `SCORES`: "magnitude", "gradient", "movement", "random".
+    distribution : str or function
+        A name of `DISTRIBUTIONS`: "global" (one threshold, each weight keeps at least one entry),
+        "uniform" or "per_layer", "erk".
+    schedule : Schedule or str
+        `Polynomial`, `Periodic`, `OneShot` or `Never`, or a name of `SCHEDULES`. Where the target
+        rises over several updates, the sparsity of all weights together follows the schedule.
     structure : Structure or str
         `Unstructured`, `NM`, `Block`, `Neuron` or "2:4", "4x4", "neuron".
-    growth : SET or RigL, optional
-        Only without structure.
-    exclude : sequence of int
-        Numbers of Linears that are left alone; -1 is the last.
+    growth : Growth or str, optional
+        `SET` or `RigL`, or a name of `GROWTHS`. Only without structure.
+    exclude : sequence of int and str
+        Weights that are left alone, by position (-1 is the last), name ("layers.0.weight") or
+        pattern ("*.recurrent").
     at_start : bool
         Reach `sparsity` at step 0, with entries that are drawn at random, whatever `score`, unless
-        the network is as sparse already (within 1 % of its entries). After that layers keep their
+        the network is as sparse already (within 1 % of its entries). After that weights keep their
         numbers of entries, and `schedule` says when growth exchanges some. What is left has the
         dense layer's scale: networks of `gbdnn.topology.erdos_renyi` start better.
 
@@ -85,62 +102,47 @@ class Sparsifier:
 
     sparsity: float | None = None
     score: Score | str = "magnitude"
-    distribution: str = "global"
-    schedule: Schedule = field(default_factory=Polynomial)
+    distribution: Distribution | str = "global"
+    schedule: Schedule | str = field(default_factory=Polynomial)
     structure: Structure | str = field(default_factory=Unstructured)
-    growth: Growth | None = None
-    exclude: tuple[int, ...] = ()
+    growth: Growth | str | None = None
+    exclude: tuple[int | str, ...] = ()
     at_start: bool = False
 
     def __post_init__(self) -> None:
-        set_ = object.__setattr__
-        set_(self, "score", score(self.score))
-        set_(self, "distribution", check_distribution(self.distribution))
-        set_(self, "structure", structure(self.structure))
-        set_(self, "exclude", check_exclude(self.exclude))
-        if not isinstance(self.schedule, Never | OneShot | Periodic):
-            expected = "Never, OneShot, Periodic or Polynomial"
-            raise DtypeError("schedule", expected, type(self.schedule).__name__)
-        if self.growth is not None and not isinstance(self.growth, SET | RigL):
-            raise DtypeError("growth", "SET, RigL or None", type(self.growth).__name__)
-        set_(self, "sparsity", check_sparsity(self.sparsity, self._structure))
+        put = object.__setattr__
+        put(self, "score", score(self.score))
+        distribution(self.distribution)  # which stays as given: functions print their address
+        put(self, "schedule", schedule(self.schedule))
+        put(self, "structure", structure(self.structure))
+        put(self, "growth", growth(self.growth))
+        put(self, "exclude", check_exclude(self.exclude))
+        put(self, "sparsity", check_sparsity(self.sparsity, structure(self.structure)))
         self._check_sense()
 
     def _check_sense(self) -> None:
+        static = schedule(self.schedule).static
         if not isinstance(self.at_start, bool):
             raise DtypeError("at_start", "True or False", repr(self.at_start))
-        if self.at_start and self.growth is None and not isinstance(self.schedule, Never):
+        if self.at_start and self.growth is None and not static:
             raise InputError("at_start", "growth=, or schedule=Never()", "neither")
-        never = isinstance(self.schedule, Never)
-        if self.growth is not None and not isinstance(self._structure, Unstructured):
+        if self.growth is not None and not structure(self.structure).grows:
             raise InputError("growth", "None with a structure", repr(self.growth))
-        if never and (self.growth or (self.sparsity is not None and not self.at_start)):
+        if static and (self.growth or (self.sparsity is not None and not self.at_start)):
             fix = "Without changes there is no growth, and a sparsity takes at_start=True."
-            raise InputError("schedule", "one with changes", "Never()", fix)
-        if not never and self.sparsity is None and self.growth is None:
+            raise InputError("schedule", "one with changes", repr(self.schedule), fix)
+        if not static and self.sparsity is None and self.growth is None:
             fix = "Pass a target, growth=, or schedule=Never()."
             raise InputError("sparsity", "a number from 0 to below 1", "None", fix)
 
-    @property
-    def _structure(self) -> Structure:
-        return cast("Structure", self.structure)
-
-    @property
-    def _score(self) -> Score:
-        return cast("Score", self.score)
-
-    @property
-    def _selection(self) -> Selection:
-        return Selection(self._structure, self.distribution)
-
     # -- what the Trainer calls --------------------------------------------------------------------
 
-    def start(self, model: Model, total_steps: int | None, rng: np.random.Generator) -> State:
+    def start(self, model: Pruned, total_steps: int | None, rng: np.random.Generator) -> State:
         """Check that all this fits the network, and return the state of a training.
 
         Parameters
         ----------
-        model : Model
+        model : Pruned
         total_steps : int or None
             None if not known: then times must be numbers of steps.
         rng : Generator
@@ -149,90 +151,100 @@ class Sparsifier:
         Returns
         -------
         dict
-            Of arrays (O(nnz) for movement) and numbers, for checkpoints.
+            Of arrays and numbers, for checkpoints: "moved.layers.0.weight" (O(nnz), for movement),
+            "grown.layers.0.weight" (for growth that observes), "density", "total_steps".
         """
-        self.schedule.updates(total_steps)
-        layers = included(len(model.layers), self.exclude, self._structure)
-        weights = _weights(model, layers)
-        for k, weight in weights.items():
+        schedule(self.schedule).updates(total_steps)
+        selection = self._selection(model)
+        weights = {name: model.parameters[name].weight for name in selection.names}
+        for name, weight in weights.items():
             if weight.shape[0] * weight.shape[1] >= 2**63:
                 expected = "out_features * in_features below 2**63"
-                raise ShapeError(f"Linear number {k}", expected, f"{weight.shape}")
+                raise ShapeError(name, expected, f"{weight.shape}")
         state: State = {"total_steps": total_steps, "density": 1.0}
         if self.sparsity is not None:
-            self._selection.check(weights)
-            state["density"] = self._selection.density(weights)
-            blank = {k: np.zeros(weight.nnz, np.float32) for k, weight in weights.items()}
-            self._selection.units(weights, blank, 1 - self.sparsity)
-        if self._score.needs == "moved":
-            for k, weight in weights.items():
-                state[f"moved.{k}"] = np.zeros(weight.nnz, weight.dtype)
+            selection.check(weights)
+            state["density"] = selection.density(weights)
+            selection.units(weights, 1 - self.sparsity)
+        if score(self.score).needs == "moved":
+            for name, weight in weights.items():
+                state[f"moved.{name}"] = np.zeros(weight.nnz, weight.dtype)
         return state
 
     def observer(
-        self, state: State, model: Model, step: int
-    ) -> Callable[[int, Array, Array], None] | None:
+        self, state: State, model: Pruned, step: int
+    ) -> Callable[[str, Array, Array], None] | None:
         """Return what the backward pass of step `step` must call, None if nothing.
 
-        It is for RigL: it looks for the largest gradients among absent entries and keeps their
-        places in `state` until `update`.
+        It is called as ``observe(name, dZ, Y)`` with the weight's name; what growth finds there
+        stays in `state` until `update`.
         """
-        growth, part = self.growth, self._exchanged(state, step)
+        grower, part = growth(self.growth), self._exchanged(state, step)
         for key in [key for key in state if key.startswith("grown.")]:
             del state[key]  # of a step that was given up
-        if not isinstance(growth, RigL) or not part:
+        if grower is None or not grower.observes or not part:
             return None
-        layers = set(included(len(model.layers), self.exclude, self._structure))
+        names = self._selection(model).names
 
-        def observe(k: int, dZ: Array, Y: Array) -> None:
-            if k in layers:
-                pattern = model.layers[k].form.pattern
-                state[f"grown.{k}"] = largest_absent(
-                    pattern, dZ, Y, round(part * pattern.nnz),
-                    memory=growth.memory, threads=model.threads,
-                )  # fmt: skip
+        def observe(name: str, dZ: Array, Y: Array) -> None:
+            if name in names:
+                pattern = model.parameters[name].weight
+                count = round(part * pattern.nnz)
+                state[f"grown.{name}"] = grower.observe(pattern, dZ, Y, count, model.threads)
 
         return observe
 
     def update(
-        self, state: State, model: Model, step: int, rng: np.random.Generator
-    ) -> dict[int, CSR]:
-        """Return new weights for the Linears whose pattern changes at step `step`.
+        self, state: State, model: Pruned, step: int, rng: np.random.Generator
+    ) -> dict[str, CSR]:
+        """Return new weights, by name, for those whose pattern changes at step `step`.
 
         Called at each step, after the gradients; `model` is not changed, `state` is: it belongs to
         the new patterns.
         """
-        depth = len(model.layers)
-        weights = _weights(model, included(depth, self.exclude, self._structure))
-        if self._score.needs == "moved":
-            for k, weight in weights.items():
-                step_of = weight.values * model.layers[k].weight_grad
-                state[f"moved.{k}"] = state[f"moved.{k}"] - step_of
         starts = self._starts(state, step)
-        if not starts and step not in self.schedule.updates(state["total_steps"]):
+        changes = starts or step in schedule(self.schedule).updates(state["total_steps"])
+        if not changes and score(self.score).needs != "moved":
             return {}
-        rank = SCORES["random"] if starts else self._score
+        selection, parameters = self._selection(model), model.parameters
+        weights = {name: parameters[name].weight for name in selection.touched}
+        if score(self.score).needs == "moved":
+            for name in selection.names:
+                step_of = weights[name].values * parameters[name].grad
+                state[f"moved.{name}"] = state[f"moved.{name}"] - step_of
+        if not changes:
+            return {}
+        rank = SCORES["random"] if starts else score(self.score)
         scores = {
-            k: rank.function(
-                weight.values, model.layers[k].weight_grad, state.get(f"moved.{k}", _NONE), rng
+            name: rank.function(
+                weights[name].values, parameters[name].grad, state.get(f"moved.{name}", NONE), rng
             )
-            for k, weight in weights.items()
+            for name in selection.names
         }
-        units = self._units(state, step, weights, scores)
+        density = self._density(state, step)
+        if density is None:
+            units = {name: weights[name].nnz for name in selection.names}
+        else:
+            units = selection.units(weights, density, scores)
         grown = self._grown(state, step, weights, units, rng)
-        kept = {k: count - len(grown[k]) for k, count in units.items()}
-        weights |= _weights(model, spared(depth, self.exclude, self._structure))
-        masks = self._selection.masks(weights, scores, kept)
-        found: dict[int, CSR] = {}
-        for k, mask in masks.items():
-            places = grown.get(k, _NONE)
+        kept = {name: count - len(grown[name]) for name, count in units.items()}
+        found: dict[str, CSR] = {}
+        for name, mask in selection.masks(weights, scores, kept).items():
+            places = grown.get(name, NONE)
             if len(places) or not mask.all():
-                found[k] = insert(subset(weights[k], mask), places)
-                if f"moved.{k}" in state:
-                    state[f"moved.{k}"] = realign(state[f"moved.{k}"], weights[k], found[k])
+                found[name] = insert(subset(weights[name], mask), places)
+                if (key := f"moved.{name}") in state:
+                    state[key] = realign(state[key], weights[name], found[name])
         return found
 
     # -- parts of update ---------------------------------------------------------------------------
+
+    def _selection(self, model: Pruned) -> Selection:
+        names = [name for name, parameter in model.parameters.items() if parameter.decays]
+        layers = model.named_layers
+        return Selection.of(
+            structure(self.structure), self.distribution, self.exclude, names, layers
+        )
 
     def _starts(self, state: State, step: int) -> bool:
         """True at the step that goes to the target at once."""
@@ -242,53 +254,41 @@ class Sparsifier:
 
     def _exchanged(self, state: State, step: int) -> float:
         """Return the part of the entries that is exchanged at a step."""
-        updates = self.schedule.updates(state["total_steps"])
-        if self.growth is None or step not in updates or self._starts(state, step):
+        grower, updates = growth(self.growth), schedule(self.schedule).updates(state["total_steps"])
+        if grower is None or step not in updates or self._starts(state, step):
             return 0.0
-        return self.growth.part(step, updates[-1])
+        return grower.part(step, updates[-1])
 
-    def _units(
-        self, state: State, step: int, weights: dict[int, CSR], scores: dict[int, Array]
-    ) -> dict[int, int]:
-        """Return the units that each layer has after this step."""
+    def _density(self, state: State, step: int) -> float | None:
+        """Return the density of all weights after this step; None: they keep their numbers."""
         if self.sparsity is None or (self.at_start and not self._starts(state, step)):
-            return {k: weight.nnz for k, weight in weights.items()}
-        target, first = 1 - self.sparsity, state["density"]
+            return None
+        target, first = 1 - self.sparsity, float(state["density"])
         if self.at_start:
-            return self._selection.units(weights, scores, target)
-        left = 1 - self.schedule.progress(step, state["total_steps"])
-        return self._selection.units(weights, scores, target + (first - target) * left)
+            return target
+        left = 1 - schedule(self.schedule).progress(step, state["total_steps"])
+        return target + (first - target) * left
 
     def _grown(
         self,
         state: State,
         step: int,
-        weights: dict[int, CSR],
-        units: dict[int, int],
+        weights: dict[str, CSR],
+        units: dict[str, int],
         rng: np.random.Generator,
-    ) -> dict[int, Array]:
-        """Return the places, ascending, where each layer's new entries grow."""
-        part, found = self._exchanged(state, step), {}
-        for k, weight in weights.items():
-            count = min(round(part * units[k]), absent(weight), max(units[k] - 1, 0))
-            if isinstance(self.growth, SET) and count:
-                found[k] = random_absent(weight, count, rng)
-            else:
-                found[k] = np.sort(state.pop(f"grown.{k}", _NONE)[:count])
+    ) -> dict[str, Array]:
+        """Return the places, ascending, where each weight's new entries grow."""
+        grower, part, found = growth(self.growth), self._exchanged(state, step), {}
+        for name, kept in units.items():
+            observed = state.pop(f"grown.{name}", NONE)
+            count = min(round(part * kept), absent(weights[name]), max(kept - 1, 0))
+            found[name] = NONE
+            if count and grower is not None:
+                found[name] = grower.places(weights[name], count, rng, observed)
         return found
 
 
-_NONE: Array = np.empty(0, np.int64)
-
-
-def _weights(model: Model, layers: list[int]) -> dict[int, CSR]:
-    """Return the weights as they are now; all arrays are the model's own."""
-    found = {}
-    for k in layers:
-        form = model.layers[k].form
-        pattern = form.pattern
-        found[k] = CSR.unchecked(pattern.indptr, pattern.indices, form.values, pattern.shape)
-    return found
+NONE: Array = np.empty(0, np.int64)
 
 
 # For any of them other settings may be given: sparsifier("rigl", growth=RigL(fraction=0.1)).

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
+from timeit import repeat, timeit
 from typing import Any
 
 import numpy as np
 
-from gbdnn.errors import DtypeError, InputError, ShapeError
-from gbdnn.layers import Linear
+from gbdnn import checks
+from gbdnn.errors import DtypeError, ShapeError
 from gbdnn.machine import check_threads
 from gbdnn.network import Network
+from gbdnn.summary import text_table
 
 __all__ = ["LayerChange", "PruningReport", "pruning_report"]
 
@@ -23,9 +24,19 @@ ROUND = 2e-3  # seconds that a round lasts at least
 
 @dataclass(frozen=True)
 class LayerChange:
-    """A Linear before and after; `nnz` are stored entries, of a dense weight all places."""
+    """A weight before and after.
 
-    layer: int
+    Attributes
+    ----------
+    name : str
+        "layers.0.weight".
+    nnz, density : tuple of int, of float
+        Stored entries (of a dense weight all places), and what part of all places they are.
+    bytes : tuple of int
+        Of the weight; the first weight of a layer counts its biases too.
+    """
+
+    name: str
     shape: tuple[int, int]
     nnz: tuple[int, int]
     density: tuple[float, float]
@@ -40,7 +51,7 @@ class PruningReport:
     ----------
     layers : tuple of LayerChange
     nnz, bytes : tuple of int
-        Sums over the layers; bytes of weights and biases as the network holds them.
+        Of all weights; bytes of weights and biases as the network holds them.
     seconds : tuple of float or None
         Medians over the rounds of `predict` for `samples` samples.
     samples, rounds, threads : int
@@ -68,23 +79,11 @@ class PruningReport:
         return None if self.seconds is None else self.seconds[0] / self.seconds[1]
 
     def __str__(self) -> str:
-        head = ["layer", "shape (out x in)"]
-        head += [
-            f"{what} {when}" for what in ("nnz", "density", "bytes") for when in ("before", "after")
-        ]
-        rows = [
-            [str(c.layer), f"{c.shape[0]} x {c.shape[1]}", *_cells(c.nnz, c.density, c.bytes)]
-            for c in self.layers
-        ]
-        table = [head, *rows, ["total", "", *_cells(self.nnz, self.density, self.bytes)]]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if k < 2 else cell.rjust(width)
-                for k, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in table
-        ]
+        head = [f"{what} {when}" for what in ("nnz", "density", "bytes")
+                for when in ("before", "after")]  # fmt: skip
+        rows = [[c.name, f"{c.shape[0]} x {c.shape[1]}", *_cells(c)] for c in self.layers]
+        table = [["weight", "shape (out x in)", *head], *rows, ["total", "", *_cells(self)]]
+        lines = [text_table(table, left=2)]
         if self.seconds is not None and self.speedup is not None:
             before, after = (f"{1e3 * seconds:.3g} ms" for seconds in self.seconds)
             lines.append(
@@ -129,36 +128,45 @@ def pruning_report(
     for name, network in (("before", before), ("after", after)):
         if not isinstance(network, Network):
             raise DtypeError(name, "a Network", type(network).__name__)
-    for name, count, least in (("batch", batch, 1), ("rounds", rounds, 0)):
-        whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
-        if not whole or count < least:
-            raise InputError(name, f"a whole number from {least} up", repr(count))
-    pairs = list(zip(_linears(before), _linears(after), strict=False))
-    shapes = [[linear.weight.shape for linear in _linears(network)] for network in (before, after)]
-    if shapes[0] != shapes[1]:
-        raise ShapeError("after", f"layers of the shapes {shapes[0]}", f"{shapes[1]}")
+    checks.count("batch", batch)
+    checks.count("rounds", rounds, least=0)
+    shapes, found = (
+        [weight.shape for weight in network.weights.values()] for network in (before, after)
+    )
+    if shapes != found:
+        raise ShapeError("after", f"weights of the shapes {shapes}", f"{found}")
     cores = check_threads(threads)
     seconds = None
     if rounds:
         if X is None:
             X = np.random.default_rng(0).standard_normal((batch, before.in_features), np.float32)
         seconds = _timed((before, after), X, rounds, backend, cores)
+    changes = _changes(before, after)
+    old, new = (sum(change.nnz[k] for change in changes) for k in range(2))
     return PruningReport(
-        tuple(_change(k, *pair) for k, pair in enumerate(pairs)),
-        (before.edges, after.edges), (before.nbytes, after.nbytes), seconds,
+        changes, (old, new), (before.nbytes, after.nbytes), seconds,
         0 if X is None else X.shape[0] if hasattr(X, "shape") else len(X),
         int(rounds), cores, backend,
     )  # fmt: skip
 
 
-def _change(number: int, before: Linear, after: Linear) -> LayerChange:
-    both = (before, after)
-    places = before.out_features * before.in_features
-    nnz = (before.edges, after.edges)
-    nbytes = [linear.weight.nbytes + linear.bias.nbytes for linear in both]
-    shape = (before.out_features, before.in_features)
-    density = (nnz[0] / places, nnz[1] / places)
-    return LayerChange(number, shape, nnz, density, (int(nbytes[0]), int(nbytes[1])))
+def _changes(before: Network, after: Network) -> tuple[LayerChange, ...]:
+    pairs = zip(before.weights.items(), after.weights.values(), strict=True)
+    nbytes = list(zip(_bytes(before), _bytes(after), strict=True))
+    return tuple(
+        LayerChange(name, old.shape, (old.nnz, new.nnz), (old.density, new.density), nbytes[k])
+        for k, ((name, old), new) in enumerate(pairs)
+    )
+
+
+def _bytes(network: Network) -> list[int]:
+    """Return the bytes of each weight, of a layer's first one with those of its other arrays."""
+    found: list[int] = []
+    for layer in network.layers:
+        own = [int(getattr(layer, name).nbytes) for name in layer.weight_names]
+        if own:
+            found += [own[0] + layer.nbytes - sum(own), *own[1:]]
+    return found
 
 
 def _timed(
@@ -166,34 +174,21 @@ def _timed(
 ) -> tuple[float, float]:
     """Return the medians of the seconds of `predict`; the networks take turns."""
     calls = [partial(network.predict, X, backend=backend, threads=threads) for network in networks]
-    seconds: list[list[float]] = [[], []]
-    repeat = []
     for call in calls:
         call()  # prepares the weights, compiles
-        once = min(_seconds(call, 1) for _ in range(3))
-        repeat.append(max(1, math.ceil(ROUND / max(once, 1e-9))))
-    for _ in range(rounds):
-        for call, count, taken in zip(calls, repeat, seconds, strict=True):
-            taken.append(_seconds(call, count))
-    return median(seconds[0]), median(seconds[1])
+    once = [min(repeat(call, number=1, repeat=3)) for call in calls]
+    counts = [max(1, math.ceil(ROUND / max(seconds, 1e-9))) for seconds in once]
+    taken = [
+        [timeit(call, number=count) / count for call, count in zip(calls, counts, strict=True)]
+        for _ in range(rounds)
+    ]
+    before, after = map(median, zip(*taken, strict=True))
+    return before, after
 
 
-def _seconds(call: Any, count: int) -> float:
-    begin = time.perf_counter()
-    for _ in range(count):
-        call()
-    return (time.perf_counter() - begin) / count
-
-
-def _linears(network: Network) -> list[Linear]:
-    return [layer for layer in network.layers if isinstance(layer, Linear)]
-
-
-def _cells(
-    nnz: tuple[int, int], density: tuple[float, float], nbytes: tuple[int, int]
-) -> list[str]:
+def _cells(change: LayerChange | PruningReport) -> list[str]:
     return [
-        *(f"{count:,}" for count in nnz),
-        *(f"{part:.3%}" for part in density),
-        *(f"{count:,}" for count in nbytes),
+        *(f"{count:,}" for count in change.nnz),
+        *(f"{part:.3%}" for part in change.density),
+        *(f"{count:,}" for count in change.bytes),
     ]

@@ -7,21 +7,24 @@ step.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from gbdnn import checks
 from gbdnn.errors import DtypeError, InputError
 
-__all__ = ["Never", "OneShot", "Periodic", "Polynomial", "Schedule"]
+__all__ = ["SCHEDULES", "Never", "OneShot", "Periodic", "Polynomial", "Schedule", "schedule"]
 
 CLOSEST = 5  # steps between changes where a part of all steps is given
 
 
 class Schedule(Protocol):
-    """When patterns change."""
+    """When patterns change; `static`: never."""
+
+    static: ClassVar[bool] = False
 
     def updates(self, total: int | None) -> range:
         """Return the steps, 0 to `total` - 1, at which they change."""
@@ -31,8 +34,10 @@ class Schedule(Protocol):
 
 
 @dataclass(frozen=True)
-class Never:
+class Never(Schedule):
     """No change: static sparse training."""
+
+    static = True
 
     def updates(self, total: int | None) -> range:
         """None."""
@@ -44,7 +49,7 @@ class Never:
 
 
 @dataclass(frozen=True)
-class OneShot:
+class OneShot(Schedule):
     """One change, at once to the target.
 
     Parameters
@@ -69,7 +74,7 @@ class OneShot:
 
 
 @dataclass(frozen=True)
-class Periodic:
+class Periodic(Schedule):
     """A change every so many steps: n = (end - begin) // every changes in equal parts.
 
     Parameters
@@ -142,13 +147,26 @@ class Polynomial(Periodic):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number = isinstance(self.power, int | float) and not isinstance(self.power, bool)
-        if not number or not (self.power > 0 and math.isfinite(self.power)):
-            raise InputError("power", "a positive number", repr(self.power))
+        checks.positive("power", self.power)
 
     def progress(self, step: int, total: int | None) -> float:
         """Return 1 - (1 - (t - t_0) / (n dt)) ** power."""
         return float(1 - (1 - super().progress(step, total)) ** self.power)
+
+
+SCHEDULES: dict[str, Callable[[], Schedule]] = {
+    "never": Never,
+    "one-shot": OneShot,
+    "periodic": Periodic,
+    "polynomial": Polynomial,
+}
+
+
+def schedule(name: str | Schedule) -> Schedule:
+    """Return the schedule called `name`, with its default settings; a `Schedule` as it is."""
+    members = ("updates", "progress", "static")
+    made: Schedule = checks.entry("schedule", name, SCHEDULES, *members)
+    return made
 
 
 def _check_time(argument: str, value: Any) -> None:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from gbdnn.errors import choose
+from gbdnn.types import Array
 
 __all__ = ["SCORES", "Score", "gradient", "magnitude", "movement", "random", "score"]
-
-Array = npt.NDArray[Any]
 
 
 def magnitude(values: Array, gradients: Array, moved: Array, rng: np.random.Generator) -> Array:

@@ -3,96 +3,151 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from gbdnn.errors import DtypeError, InputError, choose
-from gbdnn.pruning.distributions import DISTRIBUTIONS, Share
-from gbdnn.pruning.structures import NM, Structure
-from gbdnn.weights.csr import CSR
+from gbdnn.errors import DtypeError, InputError
+from gbdnn.layers import Layer
+from gbdnn.pruning.distributions import Distribution, Share
+from gbdnn.pruning.distributions import distribution as as_distribution
+from gbdnn.pruning.structures import Structure
+from gbdnn.types import Array
+from gbdnn.weights import CSR
 
-__all__ = ["Selection", "check_exclude", "check_sparsity", "included"]
+__all__ = ["Selection", "check_exclude", "check_sparsity", "followers", "left_out"]
 
-Array = npt.NDArray[Any]
-KEEP_SOME = "Lower the sparsity, or leave the layer out with exclude=."
+KEEP_SOME = "Lower the sparsity, or leave the weight out with exclude=."
+Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Selection:
     """Which entries stay, by a structure and a distribution.
 
-    Layers come as a dict from the number of the Linear to its weight, of which only the pattern is
-    used, and to its scores, shape (nnz,).
+    Weights come as dicts from their names to patterns, and to scores of shape (nnz,).
+
+    Attributes
+    ----------
+    structure : Structure
+    distribution : function
+    names : tuple of str
+        The weights that are pruned, in order.
+    pairs : tuple of (str, str)
+        The second weight loses the columns of rows that the first one loses.
     """
 
     structure: Structure
-    distribution: str
+    distribution: Distribution
+    names: tuple[str, ...]
+    pairs: tuple[Pair, ...] = ()
 
-    def check(self, weights: dict[int, CSR]) -> None:
-        """Raise `ShapeError` for a layer that cannot have the structure."""
-        for k, weight in weights.items():
-            self.structure.check(weight.shape, f"Linear number {k}")
+    @classmethod
+    def of(
+        cls,
+        structure: Structure,
+        distribution: Distribution | str,
+        exclude: Sequence[int | str],
+        names: Iterable[str],
+        layers: Mapping[str, Layer],
+    ) -> Selection:
+        """Choose among the weights `names` of `layers`.
 
-    def density(self, weights: dict[int, CSR]) -> float:
+        Raises
+        ------
+        InputError
+            `exclude` has a number out of range or a name that no weight has, or leaves none.
+        """
+        names = list(names)
+        out = left_out(exclude, names)
+        pairs, outputs = followers(layers.items())
+        spared = outputs if structure.spares_outputs else set()
+        chosen = tuple(name for name in names if name not in out | spared)
+        if not chosen:
+            raise InputError(
+                "exclude", "at least one weight to be left", repr(tuple(exclude)),
+                "Neurons of the last layer are not removed." if spared else "",
+            )  # fmt: skip
+        follow = [pair for pair in pairs if structure.next_columns and not out & {*pair}]
+        return cls(structure, as_distribution(distribution), chosen, tuple(follow))
+
+    @property
+    def touched(self) -> list[str]:
+        """The weights that may lose entries: `names`, and those that only lose columns."""
+        return list(dict.fromkeys((*self.names, *(name for pair in self.pairs for name in pair))))
+
+    def check(self, weights: Mapping[str, CSR]) -> None:
+        """Raise `ShapeError` for a weight that cannot have the structure."""
+        for name in self.names:
+            self.structure.check(weights[name].shape, name)
+
+    def density(self, weights: Mapping[str, CSR]) -> float:
         """Return the part of all places that units with entries cover: without structure, nnz."""
-        shares = [self.structure.share(w, np.zeros(w.nnz, np.float32)) for w in weights.values()]
+        shares = self._shares(weights, None)
         covered = sum(len(share.scores) * share.places for share in shares)
         return covered / sum(share.units * share.places for share in shares)
 
     def units(
-        self, weights: dict[int, CSR], scores: dict[int, Array], density: float
-    ) -> dict[int, int]:
-        """Return how many units each layer keeps.
+        self, weights: Mapping[str, CSR], density: float, scores: Mapping[str, Array] | None = None
+    ) -> dict[str, int]:
+        """Return how many units each weight keeps; without scores all count alike.
 
         Raises
         ------
         InputError
-            If a layer would be left without entries.
+            If a weight would be left without entries.
         """
         fixed = self.structure.fixed(density)
         if fixed is not None:
-            return dict.fromkeys(weights, fixed)
-        shares: list[Share] = [self.structure.share(w, scores[k]) for k, w in weights.items()]
-        counts = DISTRIBUTIONS[self.distribution](shares, density)
-        for k, count, share in zip(weights, counts, shares, strict=True):
+            return dict.fromkeys(self.names, fixed)
+        shares = self._shares(weights, scores)
+        counts = self.distribution(shares, density)
+        for name, count, share in zip(self.names, counts, shares, strict=True):
             if count == 0 and len(share.scores):
-                got = f"{1 - density:g}, which leaves Linear number {k} {weights[k].shape} none"
-                expected = "a value that leaves each layer at least one entry"
+                got = f"{1 - density:g}, which leaves {name} {share.shape} none"
+                expected = "a value that leaves each weight at least one entry"
                 raise InputError("sparsity", expected, got, KEEP_SOME)
-        return dict(zip(weights, counts, strict=True))
+        return dict(zip(self.names, counts, strict=True))
 
     def masks(
-        self, weights: dict[int, CSR], scores: dict[int, Array], units: dict[int, int]
-    ) -> dict[int, Array]:
-        """Return for each layer the mask of the entries that stay.
-
-        Of layers that are not in `units` all do, but for the columns of removed neurons
-        (`Neuron.next_columns`).
+        self, weights: Mapping[str, CSR], scores: Mapping[str, Array], units: Mapping[str, int]
+    ) -> dict[str, Array]:
+        """Return the mask of the entries that stay, for each weight of `touched`.
 
         Raises
         ------
         InputError
-            If a layer would be left without entries.
+            If a weight would be left without entries.
         """
+        keep = self.structure.keep
         masks = {
-            k: self.structure.keep(weight, scores[k], units[k])
-            if k in units
-            else np.ones(weight.nnz, bool)
-            for k, weight in weights.items()
+            name: keep(weights[name], scores[name], units[name])
+            if name in units
+            else np.ones(weights[name].nnz, bool)
+            for name in self.touched
         }
-        if not self.structure.next_columns:
-            return masks
-        for k, weight in sorted(weights.items()):
-            if k - 1 in masks:
-                masks[k] &= ~_lost_rows(weights[k - 1], masks[k - 1])[weight.indices]
-                if weight.nnz and not masks[k].any():
-                    got = f"the loss of all entries of Linear number {k} with the neurons before it"
-                    raise InputError("structure", "each layer to keep an entry", got, KEEP_SOME)
+        for before, after in self.pairs:
+            weight = weights[after]
+            masks[after] &= ~_lost_rows(weights[before], masks[before])[weight.indices]
+            if weight.nnz and not masks[after].any():
+                got = f"the loss of all entries of {after} with the neurons before it"
+                raise InputError("structure", "each weight to keep an entry", got, KEEP_SOME)
         return masks
+
+    def _shares(
+        self, weights: Mapping[str, CSR], scores: Mapping[str, Array] | None
+    ) -> list[Share]:
+        return [
+            self.structure.share(
+                weights[name],
+                np.zeros(weights[name].nnz, np.float32) if scores is None else scores[name],
+            )
+            for name in self.names
+        ]
 
 
 def _lost_rows(weight: CSR, mask: Array) -> Array:
@@ -104,75 +159,87 @@ def _lost_rows(weight: CSR, mask: Array) -> Array:
     return lost
 
 
+def followers(layers: Iterable[tuple[str, Layer]]) -> tuple[list[Pair], set[str]]:
+    """Return which weight reads what which other one gives, and the weights of the outputs.
+
+    Parameters
+    ----------
+    layers : iterable of (str, Layer)
+        Layers by the prefixes of their parameters' names, in order: "layers.2". Prefixes that are
+        equal but for the number are a chain; the last layer of each that has weights gives outputs.
+
+    Returns
+    -------
+    pairs : list of (str, str)
+        Names of a weight whose rows are neurons (`Layer.rows_of`), and of the one whose columns
+        they are (`Layer.columns_of`), of layers with at most elementwise ones between them.
+    outputs : set of str
+    """
+    pairs, outputs = [], set()
+    for _, chain in groupby(layers, lambda item: item[0].rpartition(".")[0]):
+        wide = [(prefix, layer) for prefix, layer in chain if layer.in_features is not None]
+        for (before, producer), (after, consumer) in pairwise(wide):
+            if producer.rows_of and consumer.columns_of:
+                pairs.append((f"{before}.{producer.rows_of}", f"{after}.{consumer.columns_of}"))
+        last = next((item for item in reversed(wide) if item[1].weight_names), None)
+        outputs |= {f"{last[0]}.{name}" for name in last[1].weight_names} if last else set()
+    return pairs, outputs
+
+
 def check_sparsity(sparsity: Any, structure: Structure) -> float | None:
-    """Return the sparsity as a float from 0 to below 1; N:M has its own.
+    """Return the sparsity as a float from 0 to below 1; a structure may have its own.
 
     Raises
     ------
     DtypeError, InputError
     """
+    expected = "a number from 0 to below 1"
     number = isinstance(sparsity, int | float | np.integer | np.floating)
-    if sparsity is not None:
-        if not number or isinstance(sparsity, bool):
-            raise DtypeError("sparsity", "a number from 0 to below 1", repr(sparsity))
-        if sparsity == 1:
-            fix = "Everything would go; sparsity is the part of the places that is empty."
-            raise InputError("sparsity", "a number from 0 to below 1", repr(sparsity), fix)
-        if not 0 <= sparsity < 1:
-            fix = "Sparsity is the part of the places that is empty: 0.9 for 90 %."
-            raise InputError("sparsity", "a number from 0 to below 1", repr(sparsity), fix)
-    if isinstance(structure, NM):
-        if sparsity is not None and not math.isclose(sparsity, structure.sparsity, abs_tol=1e-9):
-            expected = f"{structure.sparsity:g}, that of {structure.n}:{structure.m}, or None"
-            raise InputError("sparsity", expected, repr(sparsity))
-        return structure.sparsity
-    return None if sparsity is None else float(sparsity)
+    if sparsity is not None and (not number or isinstance(sparsity, bool)):
+        raise DtypeError("sparsity", expected, repr(sparsity))
+    if sparsity is not None and not 0 <= sparsity < 1:
+        fix = "Sparsity is the part of the places that is empty: 0.9 for 90 %."
+        raise InputError("sparsity", expected, repr(sparsity), fix)
+    own = structure.sparsity
+    if own is not None and sparsity is not None and not math.isclose(sparsity, own, abs_tol=1e-9):
+        expected = f"{own:g}, that of {structure}, or None"
+        raise InputError("sparsity", expected, repr(sparsity))
+    return own if own is not None or sparsity is None else float(sparsity)
 
 
-def check_exclude(exclude: Any) -> tuple[int, ...]:
-    """Return the numbers of layers as a tuple of int."""
+def check_exclude(exclude: Any) -> tuple[int | str, ...]:
+    """Return positions, names and patterns as a tuple."""
     if isinstance(exclude, int | np.integer) and not isinstance(exclude, bool):
         exclude = (exclude,)
+    fix = 'For example exclude=[-1], ["layers.0.weight"] or ["*.recurrent"].'
     if not isinstance(exclude, Sequence | np.ndarray | set | frozenset) or isinstance(exclude, str):
-        expected = "the numbers of the Linears to leave out"
-        raise DtypeError("exclude", expected, repr(exclude), "For example exclude=[-1].")
-    for number in exclude:
-        if isinstance(number, bool) or not isinstance(number, int | np.integer):
-            raise DtypeError("exclude", "whole numbers", repr(number))
-    return tuple(int(number) for number in exclude)
+        expected = "a list of the weights to leave out, by position, name or pattern"
+        raise DtypeError("exclude", expected, repr(exclude), fix)
+    for entry in exclude:
+        if isinstance(entry, bool) or not isinstance(entry, int | np.integer | str):
+            raise DtypeError("exclude", "whole numbers, names or patterns", repr(entry), fix)
+    if isinstance(exclude, set | frozenset) and any(isinstance(entry, str) for entry in exclude):
+        exclude = sorted(exclude, key=str)  # settings print alike in every process
+    return tuple(str(entry) if isinstance(entry, str) else int(entry) for entry in exclude)
 
 
-def included(depth: int, exclude: Sequence[int], structure: Structure) -> list[int]:
-    """Return the numbers of the Linears that are pruned; negative ones count from the end.
+def left_out(exclude: Sequence[int | str], names: Sequence[str]) -> set[str]:
+    """Return the names that positions (negative ones from the end), names and patterns mean.
 
     Raises
     ------
     InputError
-        A number out of range, or no layer is left.
+        A position out of range; a name or pattern that fits none.
     """
-    for number in exclude:
-        if not -depth <= number < depth:
-            expected = f"numbers from {-depth} to {depth - 1}, as there are {depth} Linears"
-            raise InputError("exclude", expected, repr(number))
-    left_out = {number % depth for number in exclude}
-    if structure.spares_outputs:
-        left_out.add(depth - 1)
-    found = [k for k in range(depth) if k not in left_out]
-    if not found:
-        raise InputError(
-            "exclude", "at least one layer to be left", repr(tuple(exclude)),
-            "Neurons of the last layer are not removed." if structure.spares_outputs else "",
-        )  # fmt: skip
+    found, count = set[str](), len(names)
+    for entry in exclude:
+        if isinstance(entry, str):
+            fitting = [name for name in names if fnmatchcase(name, entry)]
+            expected = f"names, or patterns of names, of {', '.join(names)}"
+        else:
+            fitting = [names[entry]] if -count <= entry < count else []
+            expected = f"positions from {-count} to {count - 1}, as there are {count} weights"
+        if not fitting:
+            raise InputError("exclude", expected, repr(entry))
+        found.update(fitting)
     return found
-
-
-def spared(depth: int, exclude: Sequence[int], structure: Structure) -> list[int]:
-    """Return the last layer's number if only its columns may go, with the neurons before it."""
-    left_out = {number % depth for number in exclude}
-    only_columns = structure.next_columns and structure.spares_outputs
-    return [depth - 1] if only_columns and depth - 1 not in left_out else []
-
-
-def check_distribution(distribution: Any) -> str:
-    """Return the name of a distribution."""
-    return choose("distribution", distribution, DISTRIBUTIONS)

@@ -7,61 +7,65 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from gbdnn.errors import DtypeError, InputError, ShapeError, UnknownNameError
-from gbdnn.pruning._patterns import rows_of, top
+from gbdnn import checks
+from gbdnn.errors import InputError, ShapeError
 from gbdnn.pruning.distributions import Share
-from gbdnn.weights.csr import CSR
+from gbdnn.types import Array
+from gbdnn.weights import CSR
+from gbdnn.weights.patterns import rows_of, top
 
-__all__ = ["NM", "Block", "Neuron", "Structure", "Unstructured", "structure"]
+__all__ = ["NM", "STRUCTURES", "Block", "Neuron", "Structure", "Unstructured", "structure"]
 
-Array = npt.NDArray[Any]
 FIX = "Leave the layer out with exclude=, or choose another structure."
 
 
-class Structure(Protocol):
-    """What pruning asks of a structure."""
+class Structure:
+    """What pruning asks of a structure, with the answers of most.
 
-    spares_outputs: ClassVar[bool]  # the last layer is left alone
+    Attributes
+    ----------
+    grows : bool
+        Entries are single, so that growth may exchange them.
+    spares_outputs : bool
+        The weights of the network's last layer are left alone.
+    next_columns : bool
+        The next layer loses the columns of rows that are removed.
+    sparsity : float or None
+        The only one that there is.
+    """
 
-    @property
-    def next_columns(self) -> bool:
-        """Whether the next layer loses the columns of rows that are removed."""
+    grows: bool = False
+    spares_outputs: bool = False
+    next_columns: bool = False
+    sparsity: float | None = None
 
     def check(self, shape: tuple[int, int], name: str) -> None:
-        """Raise `ShapeError` if a layer of this shape cannot have the structure."""
+        """Raise `ShapeError` if a weight of this shape and name cannot have the structure."""
 
     def share(self, weight: CSR, scores: Array) -> Share:
-        """Return the scores of the layer's units."""
+        """Return the scores of the weight's units."""
+        raise NotImplementedError
 
     def fixed(self, density: float) -> int | None:
-        """Return the units that every layer keeps, None if a distribution decides."""
+        """Return the units that every weight keeps, None if a distribution decides."""
+        return None
 
     def keep(self, weight: CSR, scores: Array, units: int) -> Array:
         """Return the mask, shape (nnz,), of the entries of the best `units` units."""
-
-
-class _Plain:
-    spares_outputs: ClassVar[bool] = False
-
-    def check(self, shape: tuple[int, int], name: str) -> None:
-        """All shapes will do."""
-
-    def fixed(self, density: float) -> int | None:
-        """A distribution decides."""
-        return None
-
-    next_columns = False
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Unstructured(_Plain):
+class Unstructured(Structure):
     """Single entries, each on its own."""
+
+    grows = True
 
     def share(self, weight: CSR, scores: Array) -> Share:
         """Return the scores as they are."""
@@ -72,7 +76,7 @@ class Unstructured(_Plain):
         return top(scores, units)
 
 
-class _Blocks(_Plain):
+class _Blocks(Structure):
     """Rectangles; a rectangle's score is the sum over its entries, divided by its places."""
 
     def size(self, shape: tuple[int, int]) -> tuple[int, int]:
@@ -111,7 +115,8 @@ class Block(_Blocks):
     columns: int
 
     def __post_init__(self) -> None:
-        _check_counts(rows=self.rows, columns=self.columns)
+        checks.count("rows", self.rows)
+        checks.count("columns", self.columns)
 
     def check(self, shape: tuple[int, int], name: str) -> None:
         """Refuse shapes that the blocks do not divide."""
@@ -140,7 +145,7 @@ class Neuron(_Blocks):
     """
 
     next_columns: bool = False
-    spares_outputs: ClassVar[bool] = True
+    spares_outputs = True
 
     def size(self, shape: tuple[int, int]) -> tuple[int, int]:
         """Return one row."""
@@ -148,7 +153,7 @@ class Neuron(_Blocks):
 
 
 @dataclass(frozen=True)
-class NM(_Plain):
+class NM(Structure):
     """At most n entries in each group of m consecutive inputs of a row.
 
     The structure fixes every layer's sparsity, 1 - n/m; distributions have nothing to decide.
@@ -160,12 +165,11 @@ class NM(_Plain):
     m: int
 
     def __post_init__(self) -> None:
-        _check_counts(n=self.n, m=self.m)
-        if self.n >= self.m:
+        if checks.count("n", self.n) >= checks.count("m", self.m):
             raise InputError("n", f"a whole number below m = {self.m}", repr(self.n))
 
     @property
-    def sparsity(self) -> float:
+    def sparsity(self) -> float:  # type: ignore[override]
         """1 - n/m."""
         return 1 - self.n / self.m
 
@@ -197,36 +201,28 @@ class NM(_Plain):
         return mask
 
 
-def structure(name: Any) -> Structure:
-    """Return the structure that `name` says.
+STRUCTURES: dict[str, Callable[..., Structure]] = {
+    "2:4": NM,
+    "4x4": Block,
+    "neuron": Neuron,
+    "unstructured": Unstructured,
+}
+"""By names; where a name has numbers any others may stand, which the function gets."""
 
-    Parameters
-    ----------
-    name : str, Structure or None
-        "unstructured" (also None), "neuron", "2:4" (`NM`), "4x4" (`Block`, rows x columns).
+
+def structure(name: Any) -> Structure:
+    """Return the structure that a name says; None is "unstructured", a `Structure` stays as it is.
 
     Raises
     ------
     UnknownNameError, DtypeError
     """
-    if name is None or name == "unstructured":
+    if name is None:
         return Unstructured()
-    if name == "neuron":
-        return Neuron()
-    if isinstance(name, Unstructured | Block | Neuron | NM):
-        return name
-    known = "'unstructured', 'neuron', n:m as in '2:4', or rows x columns as in '4x4'"
-    if not isinstance(name, str):
-        raise DtypeError("structure", f"a structure or {known}", type(name).__name__)
-    parts = re.fullmatch(r"(\d{1,9})(:|x)(\d{1,9})", name)
-    if parts is None:
-        raise UnknownNameError("structure", f"one of {known}", repr(name))
-    first, second = int(parts[1]), int(parts[3])
-    return NM(first, second) if parts[2] == ":" else Block(first, second)
-
-
-def _check_counts(**counts: Any) -> None:
-    for argument, count in counts.items():
-        whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
-        if not whole or count < 1:
-            raise InputError(argument, "a whole number from 1 up", repr(count))
+    for example, make in STRUCTURES.items():
+        pattern = re.sub(r"\d+", r"(\\d{1,9})", re.escape(example))
+        if isinstance(name, str) and (found := re.fullmatch(pattern, name)):
+            return make(*map(int, found.groups()))
+    members = (member for member in vars(Structure) if not member.startswith("_"))
+    made: Structure = checks.entry("structure", name, STRUCTURES, *members)
+    return made

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gbdnn.errors import DtypeError, InputError, ShapeError, choose
-from gbdnn.weights.csr import CSR, as_float_dtype
+from gbdnn.types import Array
+from gbdnn.weights import CSR, as_float_dtype
 
 __all__ = [
     "INITIALISERS",
@@ -20,8 +21,6 @@ __all__ = [
     "erk_densities",
     "initialise",
 ]
-
-Array = npt.NDArray[Any]
 
 
 def erdos_renyi(
@@ -205,15 +204,15 @@ def distinct(total: int, count: int, rng: np.random.Generator) -> npt.NDArray[np
         # the k-th number that is kept stands behind those left out that precede it
         before = np.searchsorted(left_out - np.arange(len(left_out)), np.arange(count), "right")
         return np.arange(count) + before
-    found = np.empty(0, np.int64)
-    while len(found) < count:
-        missing = count - len(found)
+    result = np.empty(0, np.int64)
+    while len(result) < count:
+        missing = count - len(result)
         extra = rng.integers(total, size=missing + missing // 2 + 8)
-        found = np.sort(np.concatenate([found, extra]))
-        found = found[np.diff(found, prepend=-1) > 0]
+        result = np.sort(np.concatenate([result, extra]))
+        result = result[np.diff(result, prepend=-1) > 0]
     # by symmetry any subset of the found set is as likely as another
-    surplus = rng.choice(len(found), len(found) - count, replace=False, shuffle=False)
-    return np.delete(found, surplus)
+    surplus = rng.choice(len(result), len(result) - count, replace=False, shuffle=False)
+    return np.delete(result, surplus)
 
 
 def as_generator(rng: np.random.Generator | int) -> np.random.Generator:

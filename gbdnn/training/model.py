@@ -1,4 +1,4 @@
-"""A network in training: forward, loss and backward on the backend's three products.
+"""A network in training: forward, loss and backward, layer by layer.
 
 For layers k = 0 ... L-1, a mini-batch Y_0 and a loss L of the last layer's output
 
@@ -6,301 +6,316 @@ For layers k = 0 ... L-1, a mini-batch Y_0 and a loss L of the last layer's outp
     backward    dZ_k = h_k'(Z_k) dY_{k+1}     dY_k = W_k^T dZ_k
     gradients   dW_k = (dZ_k Y_k^T) at W_k's pattern          db_k = row sums of dZ_k
 
-with dA short for the derivative of L by A (Rumelhart, Hinton and Williams 1986). All products cost
-O(nnz x batch) and there is no array of out_features x in_features anywhere.
+with dA short for the derivative of L by A (Rumelhart, Hinton and Williams 1986). The equations are
+in the layers (`gbdnn.layers.linear`); here they are put in order. All products cost O(nnz x batch)
+and there is no array of out_features x in_features anywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from gbdnn.backends import get_backend
-from gbdnn.backends.base import Backend, Trainable, aligned_empty
-from gbdnn.backends.elementwise import row_sums
-from gbdnn.data.batches import take
+from gbdnn.backends.base import Backend
+from gbdnn.data.batches import Batch
 from gbdnn.data.inputs import Inputs
+from gbdnn.errors import InputError
+from gbdnn.execution import executor
+from gbdnn.execution.run import Memory, Observer, Run
+from gbdnn.execution.source import Source
+from gbdnn.execution.steps import Step, grouped, step_of
 from gbdnn.execution.tiles import LANES, padded
-from gbdnn.layers import Activation, Dropout, Identity, Linear
-from gbdnn.layers.functional import Loss
+from gbdnn.layers import Layer, Loss
 from gbdnn.machine import check_threads
-from gbdnn.network import Network, grouped
-from gbdnn.training.elementwise import backward
-from gbdnn.weights.csr import CSR
+from gbdnn.network import Network
+from gbdnn.quantization import Quantizer
+from gbdnn.training.parameters import Parameter, array_parameter, weight_parameter
+from gbdnn.types import Array
+from gbdnn.weights import Weight
 
-__all__ = ["Layer", "Model"]
-
-Array = npt.NDArray[Any]
-Observer = Callable[[int, Array, Array], None]
-Kept = list[tuple[Activation | Dropout, Array]]
+__all__ = ["Model", "Trains"]
 
 
-@dataclass(eq=False)
-class Layer:
-    """One Linear in training, with what follows it.
+class Trains(Protocol):
+    """What the training loop asks of a model: one network, or several with a loss of their own."""
 
-    Attributes
-    ----------
-    form : Trainable
-        The weight in the backend's form; `form.values` is what an optimizer changes.
-    bias : ndarray, shape (out_features,)
-        A scalar bias of the network becomes one number for each neuron.
-    weight_grad, bias_grad : ndarray
-        Gradients of the last mini-batch, shapes (nnz,) and (out_features,).
-    after : tuple of activations and Dropout
-    dense : bool
-        The Linear had a dense weight, and gets one again.
-    """
-
-    form: Trainable
-    bias: Array
-    weight_grad: Array
-    bias_grad: Array
-    after: tuple[Activation | Dropout, ...]
-    dense: bool
+    threads: int
+    backend: Backend
+    parameters: dict[str, Parameter]
 
     @property
-    def out_features(self) -> int:
-        """Rows of the weight."""
-        return self.form.pattern.shape[0]
+    def named_layers(self) -> Mapping[str, Layer]:
+        """The layers by the prefixes of the parameters' names, in order; pruning asks for them."""
 
-    @property
-    def in_features(self) -> int:
-        """Columns of the weight."""
-        return self.form.pattern.shape[1]
+    def loss_and_gradients(
+        self,
+        batch: Any,
+        *,
+        rng: np.random.Generator | None = None,
+        observe: Observer | None = None,
+    ) -> float:
+        """Return the loss of a mini-batch; gradients are in the parameters afterwards."""
 
-    def linear(self) -> Linear:
-        """Return a copy of the weights and biases as they are now."""
-        pattern, values = self.form.pattern, self.form.values.copy()
-        if self.dense:
-            return Linear(values.reshape(pattern.shape), self.bias, dtype=values.dtype)
-        weight = CSR.unchecked(pattern.indptr, pattern.indices, values, pattern.shape)
-        return Linear(weight, self.bias, dtype=values.dtype)
+    def repattern(self, name: str, weight: Any, optimizer: Any) -> None:
+        """Give a weight another pattern."""
+
+    def changed(self) -> None:
+        """Bring what the kernels read up to date after parameters were changed in place."""
+
+    def measure(self, batch: Any) -> dict[str, float]:
+        """Return "validation_loss" and "validation_score" of samples that are not trained on."""
+
+    def network(self) -> Any:
+        """Return what is trained, as it is now (copies)."""
 
 
-class Model:
-    """A network's parameters while they change, their gradients, and the buffers of a mini-batch.
+class Model(Source):
+    """A network's parameters while they change, their gradients, and memory of a mini-batch.
 
     Parameters
     ----------
     network : Network
         Where training starts; it is not changed.
-    backend : str
-    threads : int, optional
-        Default all cores.
     loss : Loss
         One of `gbdnn.layers.LOSSES`. If it contains the network's last activation (the
         cross-entropy its softmax), that activation is left to the loss.
+    backend : str
+    threads : int, optional
+        Default all cores.
+    quantizers : dict of str to Quantizer
+        For weights whose names match the pattern (`fnmatch`); the first that matches counts.
+
+    Attributes
+    ----------
+    parameters : dict of str to Parameter
+        In the order of the layers.
+    head : Layer or None
+        The activation that was left to the loss.
     """
 
     def __init__(
-        self, network: Network, *, loss: Loss, backend: str = "fused", threads: int | None = None
+        self,
+        network: Network,
+        *,
+        loss: Loss,
+        backend: str = "fused",
+        threads: int | None = None,
+        quantizers: Mapping[str, Quantizer] | None = None,
     ) -> None:
-        self.backend: Backend = get_backend(backend)
+        self.backend = get_backend(backend)
         self.threads = check_threads(threads)
-        self.loss, self.dtype = loss, network.dtype
+        self.loss, self.dtype, self.origin = loss, network.dtype, network
         self.in_features, self.out_features = network.in_features, network.out_features
-        self.widest = network.widest
-        self.metadata = network.metadata
+        self.depth, self.edges, self.widest = network.depth, network.edges, network.widest
         last = network.layers[-1]
-        absorbed = loss.absorbs is not None and isinstance(last, loss.absorbs)
-        self.head: Activation | None = last if absorbed else None  # type: ignore[assignment]
-        inner = network.layers[:-1] if absorbed else network.layers
-        self.layers = [self._layer(linear, after) for linear, after in grouped(inner)]
-        self._buffers: dict[Any, Array] = {}
+        self.head: Layer | None = last if last.kind == loss.absorbs else None
+        inner = network.layers[:-1] if self.head is not None else network.layers
+        self.over_time = any(layer.over_time for layer in inner)
+        self.parameters: dict[str, Parameter] = {}
+        self._quantizers = dict(quantizers or {})
+        self._bound: dict[str, tuple[Any, str]] = {}  # of each parameter: the layer's p, its name
+        self._steps = [self._step(k, layers) for k, layers in grouped(inner)]
+        self._check_quantizers(network)
+        self._memory = Memory(self.dtype)
 
-    def _layer(self, linear: Linear, after: tuple[Activation | Dropout, ...]) -> Layer:
-        form = self.backend.trainable(linear.weight)
-        bias = np.array(np.broadcast_to(linear.bias, linear.out_features))
-        dense = not isinstance(linear.weight, CSR)
-        return Layer(form, bias, np.zeros_like(form.values), np.zeros_like(bias), after, dense)
+    def _step(self, start: int, layers: tuple[Layer, ...]) -> Step:
+        bound = []
+        for k, layer in enumerate(layers, start):
+            names = {own: f"layers.{k}.{own}" for own in layer.parameters}
+            made = {
+                own: self._parameter(names[own], value)
+                for own, value in layer.trained_parameters().items()
+            }
+            bound.append(
+                {
+                    "names": names,
+                    "grad": {own: parameter.grad for own, parameter in made.items()},
+                    "passes_back": k > 0,
+                    **{own: p.value if p.form is None else p.form for own, p in made.items()},
+                }
+            )
+        step = step_of(layers, bound)
+        for p in step.parameters:
+            self._bound |= {name: (p, own) for own, name in p.names.items()}
+        return step
+
+    def _parameter(self, name: str, value: Weight | Array) -> Parameter:
+        if isinstance(value, Weight):
+            result = [q for pattern, q in self._quantizers.items() if fnmatchcase(name, pattern)]
+            made = weight_parameter(name, value, self.backend, result[0] if result else None)
+        else:
+            made = array_parameter(name, value)
+        self.parameters[name] = made
+        self.parameters |= {p.name: p for p in made.learned.values()}
+        return made
+
+    def _check_quantizers(self, network: Network) -> None:
+        for pattern in self._quantizers:
+            if not any(fnmatchcase(name, pattern) for name in network.weights):
+                known = ", ".join(network.weights)
+                raise InputError("quantizers", f"patterns of some of {known}", repr(pattern))
 
     # -- the state ---------------------------------------------------------------------------------
 
-    def parameters(self) -> list[tuple[Array, Array]]:
-        """Return (value, gradient) of weight 0, bias 0, weight 1, ...: the arrays themselves."""
-        return [
-            pair
-            for layer in self.layers
-            for pair in ((layer.form.values, layer.weight_grad), (layer.bias, layer.bias_grad))
-        ]
-
     def changed(self) -> None:
         """Bring the backend's forms up to date after parameters were changed in place."""
-        for layer in self.layers:
-            layer.form.refresh(self.threads)
+        for parameter in self.parameters.values():
+            parameter.refresh(self.threads)
 
-    def replace(self, k: int, weight: CSR) -> None:
-        """Give Linear number `k` a weight with another pattern."""
-        layer = self.layers[k]
-        layer.form = self.backend.trainable(weight.astype(self.dtype))
-        layer.weight_grad = np.zeros_like(layer.form.values)
-        layer.dense = False
+    def repattern(self, name: str, weight: Any, optimizer: Any) -> None:
+        """Give a weight another pattern, with all that belongs to it."""
+        parameter = self.parameters[name]
+        parameter.repattern(weight.astype(self.dtype), self.backend, optimizer)
+        self.bind(parameter)
+
+    def bind(self, parameter: Parameter) -> None:
+        """Let the layer compute with a parameter whose arrays have been exchanged."""
+        if parameter.name not in self._bound:  # learned by a quantizer
+            return
+        p, own = self._bound[parameter.name]
+        setattr(p, own, parameter.value if parameter.form is None else parameter.form)
+        p.grad[own] = parameter.grad
 
     def network(self) -> Network:
         """Return the network as it is now (copies)."""
-        layers: list[Any] = []
-        for layer in self.layers:
-            layers += [layer.linear(), *layer.after]
-        found = Network([*layers, *([self.head] if self.head is not None else [])])
-        found.metadata = dict(self.metadata)
-        return found
+        names = self._bound
+        return self.origin.replaced({name: self.parameters[name].current() for name in names})
+
+    def fingerprint(self, version: int = 2) -> list[str]:
+        """Return text that tells networks apart: layers, settings and digests of the parameters.
+
+        Version 1 is what checkpoints of format 1 have.
+        """
+        digests = {name: parameter.digests() for name, parameter in self.parameters.items()}
+        if version > 1:
+            kinds = [f"{layer.kind} {dict(layer.settings)}" for layer in self.origin.layers]
+            return [*kinds, *(f"{name} {digest}" for name, digest in digests.items())]
+        result = []
+        for step in self._steps:
+            p = step.parameters[0]
+            own = [digest for name in p.names.values() for digest in digests[name]]
+            result.append(f"{(step.out_features, step.in_features)} {step.layers[1:]} {own}")
+        return result
+
+    @property
+    def named_layers(self) -> dict[str, Layer]:
+        """The layers that training began with, by the prefixes of their parameters' names."""
+        return self.origin.named_layers
 
     @property
     def nbytes(self) -> int:
-        """Bytes of weights, biases and gradients; not of the buffers of a mini-batch."""
-        return sum(
-            layer.form.nbytes + layer.weight_grad.nbytes + 2 * layer.bias.nbytes
-            for layer in self.layers
-        )
+        """Bytes of all parameters; not of the memory of a mini-batch."""
+        return sum(parameter.nbytes for parameter in self.parameters.values())
 
     # -- one mini-batch ----------------------------------------------------------------------------
 
     def loss_and_gradients(
         self,
-        inputs: Inputs,
-        ids: Array,
-        targets: Array,
-        weights: Array,
+        batch: Batch,
         *,
         rng: np.random.Generator | None = None,
         observe: Observer | None = None,
     ) -> float:
-        """Return L = sum_i weights[i] l_i over the samples `ids` and compute all gradients.
+        """Return L = sum_i w_i l_i over the mini-batch and compute all gradients.
 
         Parameters
         ----------
-        inputs : Inputs
-        ids : ndarray of int, shape (batch,)
-            Which samples of `inputs`.
-        targets : ndarray, shape (batch,) of int, or (batch, out_features)
-            Of these samples, as the loss wants them.
-        weights : ndarray, shape (batch,)
-            For a mean over the batch 1 / batch each.
+        batch : Batch
+            Samples, targets, and weights w that sum to 1.
         rng : Generator, optional
             Needed by networks with dropout.
         observe : callable, optional
-            Called as observe(k, dZ, Y) for each Linear, last first; both arrays tile-major, valid
-            during the call.
+            Called as observe(name, dZ, Y) for each weight, last first; both arrays are of the shape
+            (tiles, features, width), valid during the call.
 
         Returns
         -------
         float
-            Gradients are in `layers[k].weight_grad` and `.bias_grad` until the next call.
+            Gradients are in the parameters' `grad` until the next call.
         """
+        run = Run(self.backend, self._memory, self.threads, rng=rng, observe=observe)
         with self.backend.pinned(self.threads):
-            Y = self._load(inputs, ids)
-            kept: list[tuple[Array, Kept]] = []
-            for k, layer in enumerate(self.layers):
-                Z, activations = self._forward(k, layer, Y, rng)
-                kept.append((Y, activations))
-                Y = Z
-            dY = Y
-            if kept[-1][1]:  # the loss replaces what it gets, and the last activation needs it
-                dY = self._buffer("loss", Y.shape)
-                dY[...] = Y
-            value = self._loss(dY, targets, weights)
-            for k in reversed(range(len(self.layers))):
-                dY = self._backward(k, dY, *kept[k], observe)
+            Y, rows = self._load(run, batch.inputs, batch.ids)
+            tapes: list[list[list[Array]]] = []
+            for k, step in enumerate(self._steps):
+                run.at(("forward", k))
+                tapes.append([[] for _ in step.layers])
+                Y = step.forward(run, Y, tapes[-1])
+            run.at("loss")
+            dY, value = run.over(Y), 0.0
+            for tile, numbers in zip(dY, rows, strict=True):
+                targets, weights = batch.tile(numbers)
+                value += self.loss.function(tile, targets, weights.astype(self.dtype, copy=False))
+            for k in reversed(range(len(self._steps))):
+                run.at(("backward", k % 2))
+                dY = self._steps[k].backward(run, dY, tapes[k])
+        for parameter in self.parameters.values():
+            parameter.finish_gradient()
         return value
 
-    def _forward(
-        self, k: int, layer: Layer, Y: Array, rng: np.random.Generator | None
-    ) -> tuple[Array, Kept]:
-        """Return h(W Y + b) and what the backward pass needs to know of each activation."""
-        first = layer.after[0] if layer.after else Identity()
-        fused = first.clamp is not None and not isinstance(first, Dropout)
-        h = first if fused else Identity()
-        out = self._buffer((k, "Z"), (len(Y), layer.out_features, Y.shape[2]))
-        self.backend.affine(layer.form, Y, layer.bias, h, out, self.threads)
-        kept: Kept = [(first, out)] if fused and layer.after else []
-        for number, activation in enumerate(layer.after[len(kept) :]):
-            before = out
-            if isinstance(activation, Dropout):
-                if rng is None:
-                    continue
-                mask = activation.draw(out.shape, rng, out.dtype)
-                out = np.multiply(before, mask, out=self._buffer((k, number), before.shape))
-                kept.append((activation, mask))
-                continue
-            if kept or activation.needs == "input":  # else nobody looks at `before` again
-                out = self._buffer((k, number), before.shape)
-                out[...] = before
-            activation.apply(out)
-            kept.append((activation, out if activation.needs == "output" else before))
-        return out, kept
-
-    def _backward(self, k: int, dY: Array, Y: Array, kept: Kept, observe: Observer | None) -> Array:
-        """Compute the gradients of layer k from dY_{k+1}, in place; return dY_k."""
-        layer = self.layers[k]
-        for activation, what in reversed(kept):
-            backward(activation, what, dY, self.threads)
-        dZ = dY
-        self.backend.affine_weight_grad(layer.form, dZ, Y, layer.weight_grad, self.threads)
-        row_sums(dZ, layer.bias_grad, self.threads)
-        if observe is not None:
-            observe(k, dZ, Y)
-        if k == 0:
-            return dZ
-        out = self._buffer(("dY", k % 2), (len(Y), layer.in_features, Y.shape[2]))
-        self.backend.affine_input_grad(layer.form, dZ, out, self.threads)
-        return out
-
-    def _loss(self, Z: Array, targets: Array, weights: Array) -> float:
-        """Replace the tiles of Z by dZ, tile by tile; padding has weight 0."""
-        tiles, _, width = Z.shape
-        value = 0.0
-        for t in range(tiles):
-            part = slice(t * width, (t + 1) * width)
-            w = _padded(weights[part].astype(Z.dtype, copy=False), width)
-            value += self.loss.function(Z[t], _padded(targets[part], width).T, w)
-        return value
-
-    def outputs(self, inputs: Inputs, batch: int = 256, *, head: bool = True) -> Array:
-        """Return the outputs for all inputs, (count, out_features); without dropout.
-
-        Without `head` they are what the loss takes: before an activation that it contains.
-        """
-        found = np.empty((inputs.count, self.out_features), self.dtype)
-        with self.backend.pinned(self.threads):
-            for start in range(0, inputs.count, batch):
-                ids = np.arange(start, min(start + batch, inputs.count))
-                Y = self._load(inputs, ids)
-                for k, layer in enumerate(self.layers):
-                    Y, _ = self._forward(k, layer, Y, None)
-                if head and self.head is not None:
-                    self.head.apply(Y)
-                found[ids] = Y.transpose(0, 2, 1).reshape(-1, self.out_features)[: len(ids)]
-        return found
-
-    def _load(self, inputs: Inputs, ids: Array) -> Array:
-        """Return samples as tiles, the last one filled up with zeros."""
-        widest = self.backend.training_width(self.widest, self.dtype, len(ids))
+    def _load(self, run: Run, inputs: Inputs, ids: Array) -> tuple[Array, Array]:
+        """Return samples as tiles, filled up with zeros, and the row of each column, or -1."""
+        run.at("inputs")
+        if inputs.over_time or self.over_time:
+            width = padded(len(ids))
+            Y = run.empty(inputs.time_steps(ids), self.in_features, width)
+            inputs.load(ids, Y[:, :, : len(ids)])
+            Y[:, :, len(ids) :] = 0
+            rows = np.full((len(Y), width), -1)
+            rows[:, : len(ids)] = inputs.places(ids)
+            return Y, rows
+        widest = self.backend.width(self.widest, self.dtype, len(ids))
         tiles = max(-(-len(ids) // widest), 1)
         width = min(padded(-(-len(ids) // tiles), LANES), widest)
-        Y = self._buffer("Y", (tiles, self.in_features, width))
+        Y = run.empty(tiles, self.in_features, width)
+        rows = np.full((tiles, width), -1)
         for t, tile in enumerate(Y):
             part = ids[t * width : (t + 1) * width]
-            take(inputs, part, tile[:, : len(part)])
+            inputs.load(part, tile[None, :, : len(part)])
             tile[:, len(part) :] = 0
-        return Y
+            rows[t, : len(part)] = part
+        return Y, rows
 
-    def _buffer(self, name: Any, shape: tuple[int, ...]) -> Array:
-        """Return an array of this shape over memory that is kept for `name`."""
-        size = int(np.prod(shape))
-        if name not in self._buffers or len(self._buffers[name]) < size:
-            self._buffers[name] = aligned_empty(size, self.dtype)
-        return self._buffers[name][:size].reshape(shape)
+    # -- the same network in prediction ------------------------------------------------------------
+
+    def steps(self, backend: Backend, start: int = 0) -> Iterator[Step]:
+        """Yield the steps; the executor predicts with the forms that are trained."""
+        return iter(self._steps[start:])
+
+    def outputs(self, inputs: Inputs) -> Array:
+        """Return what the loss takes, for all rows of the inputs: (rows, out_features).
+
+        That is without `head` and without dropout.
+        """
+        sink = _Rows(np.empty((inputs.rows, self.out_features), self.dtype))
+        executor.run(self, inputs, sink, backend=self.backend, threads=self.threads, skip=False)
+        return sink.out
+
+    def measure(self, batch: Batch) -> dict[str, float]:
+        """Return the mean loss and the score of the samples of `batch`; dropout is off."""
+        out = self.outputs(batch.inputs)
+        weights = batch.weights / batch.weights.sum()
+        Z = out.T.copy()  # neuron-major, and the loss overwrites it
+        with np.errstate(over="ignore", invalid="ignore"):  # of what diverges the numbers tell
+            loss = self.loss.function(Z, batch.targets.T, weights.astype(Z.dtype))
+            score = self.loss.score(out, batch.targets, weights)
+        return {"validation_loss": loss, "validation_score": score}
 
 
-def _padded(array: Array, width: int) -> Array:
-    """Return `array` with zeros appended along its first axis."""
-    if len(array) == width:
-        return array
-    out = np.zeros((width, *array.shape[1:]), array.dtype)
-    out[: len(array)] = array
-    return out
+class _Rows:
+    """Collects results in an array of shape (rows, out_features)."""
+
+    def __init__(self, out: Array) -> None:
+        self.out, self.view = out, out.T
+
+    def write(self, ids: Array, Y: Array) -> None:
+        """Store columns as rows."""
+        self.out[ids] = Y.T
+
+    def fill(self, ids: Array, value: float) -> None:
+        """Store constant rows."""
+        self.out[ids] = value

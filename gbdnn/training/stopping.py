@@ -8,8 +8,10 @@ from typing import Any
 
 from gbdnn import checks
 from gbdnn.errors import InputError, choose
+from gbdnn.training.hooks import Hook
+from gbdnn.training.step import Training
 
-__all__ = ["EarlyStopping"]
+__all__ = ["EarlyStopping", "Stop"]
 
 MONITORS = ("loss", "validation_loss", "validation_score")
 
@@ -52,3 +54,23 @@ class EarlyStopping:
         if math.isnan(number):
             return -math.inf
         return number if self.monitor == "validation_score" else -number
+
+
+@dataclass(frozen=True, eq=False)
+class Stop(Hook):
+    """Applies an `EarlyStopping`: remembers the best epoch, ends the training after the last."""
+
+    rule: EarlyStopping
+
+    def measured(self, training: Training, record: dict[str, Any]) -> None:
+        """Remember the epoch if it is the best one."""
+        value, best = self.rule.value(record), training.best
+        if best is None or value > best["value"] + self.rule.min_delta:
+            network = training.network() if self.rule.restore_best else None
+            training.best = {"value": value, "epoch": record["epoch"], "network": network}
+
+    def before_epoch(self, training: Training) -> str | None:
+        """Say whether patience is over."""
+        best = training.best
+        over = best is not None and training.epoch - 1 - best["epoch"] >= self.rule.patience
+        return "early stopping" if over else None

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from gbdnn import checks
 from gbdnn.backends import BACKENDS
-from gbdnn.data.batches import ArrayBatches, Batches, StreamBatches
+from gbdnn.data.batches import ArrayBatches, Batch, Batches, StreamBatches
 from gbdnn.data.samples import class_factors, samples, weighted
 from gbdnn.errors import DtypeError, InputError, choose
-from gbdnn.layers import LOSSES
+from gbdnn.layers import LOSSES, Loss
 from gbdnn.network import Network
 from gbdnn.pruning import Sparsifier, sparsifier
-from gbdnn.training.loop import Training
+from gbdnn.quantization import Quantizer, quantizer
+from gbdnn.training.checkpoints import Checkpoints
+from gbdnn.training.hooks import Bar, Callback, Callbacks, Hook, Validation
+from gbdnn.training.loop import run
 from gbdnn.training.model import Model
 from gbdnn.training.optimizers import Optimizer, optimizer
-from gbdnn.training.results import Callback, Result
 from gbdnn.training.schedules import Schedule, schedule
-from gbdnn.training.stopping import EarlyStopping
-from gbdnn.training.validation import HeldOut
+from gbdnn.training.step import Result, Training
+from gbdnn.training.stopping import EarlyStopping, Stop
 
 __all__ = ["Trainer"]
 
@@ -55,6 +58,9 @@ class Trainer:
     sparsifier : Sparsifier or str, optional
         What changes the patterns: "static" (nothing), "set", "rigl", "magnitude", ... or a
         `gbdnn.pruning.Sparsifier`.
+    quantizers : dict of str to Quantizer or str
+        For weights by patterns of their names (`fnmatch`), for example ``{"*.weight": "max"}``:
+        kernels compute with the levels, the optimizer changes the values behind them.
     class_weight : "balanced" or dict, optional
         Factors of the sample weights by class, not in validation; balanced is
         n / (classes that occur * count of the class).
@@ -62,7 +68,7 @@ class Trainer:
     callbacks : sequence of callables
         Called with an `Event` after each step and epoch; a true result ends the training.
     checkpoint : path, optional
-        Folder of checkpoints. `fit` goes on from the newest one there that is whole.
+        Folder of checkpoints. One that holds some is refused unless `fit` is told to ``resume``.
     checkpoint_every : int, optional
         Steps between checkpoints, besides one after each epoch.
     backend : str
@@ -95,6 +101,7 @@ class Trainer:
     steps_per_epoch: int | None = None
     clip_norm: float | None = None
     sparsifier: Sparsifier | str | None = None
+    quantizers: Mapping[str, Quantizer | str] = field(default_factory=dict, hash=False)
     class_weight: Any = field(default=None, hash=False)  # dicts have no hash
     early_stopping: EarlyStopping | None = None
     callbacks: tuple[Callback, ...] = ()
@@ -113,6 +120,10 @@ class Trainer:
         put(self, "schedule", schedule(self.schedule))
         if self.sparsifier is not None:
             put(self, "sparsifier", _named("sparsifier", self.sparsifier, sparsifier, "start"))
+        if not isinstance(self.quantizers, Mapping):
+            expected = "a dict of patterns of names to quantizers"
+            raise DtypeError("quantizers", expected, type(self.quantizers).__name__)
+        put(self, "quantizers", {str(k): quantizer(q) for k, q in self.quantizers.items()})
         put(self, "learning_rate", checks.positive("learning_rate", self.learning_rate))
         decay = cast("Optimizer", self.optimizer).weight_decay
         if self.learning_rate * decay > 1:
@@ -142,6 +153,7 @@ class Trainer:
         *,
         sample_weight: Any = None,
         validation: tuple[Any, ...] | None = None,
+        resume: bool = False,
     ) -> Result:
         """Train a copy of `network`.
 
@@ -158,6 +170,9 @@ class Trainer:
         sample_weight : array_like, shape (n_samples,), optional
         validation : tuple (X, y) or (X, y, sample_weight), optional
             Adds `validation_loss` and `validation_score` to the history.
+        resume : bool
+            Go on from the newest whole checkpoint in the folder `checkpoint`, if there is one.
+            Without it a folder that holds checkpoints is refused.
 
         Returns
         -------
@@ -182,7 +197,15 @@ class Trainer:
             For damaged checkpoints that are skipped, for one that cannot be written (a full disk;
             the training goes on, older files stay), and for an iterator that ends too early.
         """
-        return self._run(Training(self, network), X, y, sample_weight, validation)
+        if not isinstance(network, Network):
+            raise DtypeError("network", "a gbdnn.Network", type(network).__name__)
+        loss = LOSSES[self.loss]
+        _check_end(network, loss)
+        model = Model(
+            network, loss=loss, backend=self.backend, threads=self.threads,
+            quantizers=cast("dict[str, Quantizer]", self.quantizers),
+        )  # fmt: skip
+        return self._run(Training(self, model), X, y, sample_weight, validation, resume)
 
     def resume(
         self,
@@ -222,10 +245,22 @@ class Trainer:
         return self._run(training, X, y, sample_weight, validation)
 
     def _run(
-        self, training: Training, X: Any, y: Any, sample_weight: Any, validation: Any
-    ) -> Result:
+        self, training: Training, X: Any, y: Any, sample_weight: Any, validation: Any,
+        resume: bool = False,
+    ) -> Result:  # fmt: skip
         batches = self._batches(training.model, X, y, sample_weight)
-        return training.run(batches, _held_out(training.model, validation))
+        held_out = _held_out(training.model, validation)
+        hooks: list[Hook] = [] if held_out is None else [Validation(held_out)]
+        if self.early_stopping is not None:
+            self.early_stopping.check(held_out is not None)
+            hooks.append(Stop(self.early_stopping))
+        hooks += [Bar()] if self.progress else []
+        hooks += [Callbacks(self.callbacks)] if self.callbacks else []
+        if self.checkpoint is None:
+            return run(training, batches, hooks)
+        checkpoints = Checkpoints(Path(self.checkpoint), self.checkpoint_every)
+        checkpoints.open(training, batches, resume=resume)
+        return run(training, batches, hooks, checkpoints)
 
     def _batches(self, model: Model, X: Any, y: Any, sample_weight: Any) -> Batches:
         """Check what `fit` was given and cut it into mini-batches."""
@@ -259,14 +294,29 @@ class Trainer:
         return StreamBatches(X, model, self.steps_per_epoch, factors)
 
 
-def _held_out(model: Model, validation: Any) -> HeldOut | None:
+def _held_out(model: Model, validation: Any) -> Batch | None:
     if validation is None:
         return None
     if not (isinstance(validation, tuple | list) and len(validation) in (2, 3)):
         expected = "a tuple (X, y) or (X, y, sample_weight)"
         raise DtypeError("validation", expected, type(validation).__name__)
     X, y, weights = (*validation, None)[:3]
-    return HeldOut(*samples(model, X, y, weights, prefix="validation "))
+    inputs, targets, weights = samples(model, X, y, weights, prefix="validation ")
+    return Batch(inputs, np.arange(inputs.count), targets, weights, float(weights.sum()))
+
+
+def _check_end(network: Network, loss: Loss) -> None:
+    """Refuse networks whose last layer contradicts the loss."""
+    last = network.layers[-1]
+    if network.out_features < loss.least_outputs:
+        expected = "a loss for one output"
+        fix = "Use 'binary_cross_entropy' or 'hinge', or a network with two outputs."
+        raise InputError("loss", expected, repr(loss.name), fix)
+    squeezes = {other.absorbs for other in LOSSES.values()} - {None, loss.absorbs}
+    if (loss.scores or loss.kind == "classes") and last.kind in squeezes:
+        expected = f"one that takes what a {last.kind} gives"
+        fix = f"{loss.name!r} takes scores of any size: leave the network's last layer out."
+        raise InputError("loss", expected, repr(loss.name), fix)
 
 
 def _named(argument: str, given: Any, make: Any, *methods: str) -> Any:
@@ -280,7 +330,7 @@ def _named(argument: str, given: Any, make: Any, *methods: str) -> Any:
 
 
 def _callables(argument: str, given: Any) -> tuple[Callback, ...]:
-    found = tuple(given) if isinstance(given, Iterable) else (None,)
-    if not all(callable(callback) for callback in found):
+    made = tuple(given) if isinstance(given, Iterable) else (None,)
+    if not all(callable(callback) for callback in made):
         raise DtypeError(argument, "a sequence of callables", repr(given)[:100])
-    return found
+    return made

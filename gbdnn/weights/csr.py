@@ -6,9 +6,10 @@ neither scipy nor GraphBLAS looks at them before using them. `as_csr` is the onl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,8 @@ from gbdnn.errors import (
     ShapeError,
     SparseFormatError,
 )
+from gbdnn.types import Array
+from gbdnn.weights.base import Weight, as_float_dtype
 from gbdnn.weights.foreign import (
     Parts,
     check_compressed,
@@ -32,25 +35,13 @@ from gbdnn.weights.foreign import (
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
-__all__ = [
-    "CSR",
-    "as_csr",
-    "as_float_dtype",
-    "check_finite",
-    "full_pattern",
-    "numeric_array",
-    "places",
-    "ranges",
-    "realign",
-    "transpose",
-]
+__all__ = ["CSR", "as_csr", "check_finite", "frozen", "index_dtype"]
 
-Array = npt.NDArray[Any]
 DENSE_LIMIT = 1 << 30  # bytes that may be made dense without being asked
 
 
 @dataclass(frozen=True, eq=False)
-class CSR:
+class CSR(Weight):
     """A sparse matrix by rows: row i has entries k = indptr[i] ... indptr[i+1] - 1.
 
     Entry k has the value `values[k]` and stands in column `indices[k]`.
@@ -76,6 +67,7 @@ class CSR:
     so nobody may change them after the check.
     """
 
+    form = "csr"
     indptr: Array
     indices: Array
     values: Array
@@ -91,7 +83,7 @@ class CSR:
         if kind != self.indices.dtype or kind not in (np.int32, np.int64):
             got = f"{kind} and {self.indices.dtype}"
             raise DtypeError("CSR.indptr, CSR.indices", "int32 or int64, both the same", got)
-        if not _is_canonical(self.indptr, self.indices):
+        if not is_canonical(self.indptr, self.indices):
             raise SparseFormatError(
                 "CSR", "ascending, distinct indices in each row", "unsorted or repeated ones",
                 "Pass the matrix through gbdnn.as_csr.",
@@ -131,12 +123,6 @@ class CSR:
         return self.values.dtype
 
     @property
-    def density(self) -> float:
-        """Stored entries over all places."""
-        places = self.shape[0] * self.shape[1]
-        return self.nnz / places if places else 0.0
-
-    @property
     def iso(self) -> bool:
         """True if one value stands for all entries."""
         return len(self.values) == 1 != self.nnz
@@ -159,6 +145,43 @@ class CSR:
         iso = ", iso" if self.iso else ""
         return f"CSR({self.shape[0]} x {self.shape[1]}, nnz={self.nnz}, {self.dtype}{iso})"
 
+    def pattern(self) -> CSR:
+        """Return the matrix itself."""
+        return self
+
+    def plain(self) -> CSR:
+        """Return the matrix itself."""
+        return self
+
+    @property
+    def entries(self) -> Array:
+        """`full_values`."""
+        return self.full_values
+
+    def with_entries(self, values: Array, pattern: CSR | None = None) -> CSR:
+        """Return the matrix with other values, and with the places of `pattern` if it is given."""
+        places = self if pattern is None else pattern
+        return CSR.unchecked(places.indptr, places.indices, values, places.shape)
+
+    def arrays(self) -> dict[str, Array]:
+        """Return rows, columns and values by their names in the Binsparse specification 0.1."""
+        indices = self.indices[: self.nnz]
+        return {"pointers_to_1": self.indptr, "indices_1": indices, "values": self.values}
+
+    @classmethod
+    def of(
+        cls, arrays: Mapping[str, Array], shape: tuple[int, int], settings: Mapping[str, Any]
+    ) -> Self:
+        """Return the checked matrix; indices of any integer type. See `Weight.of`."""
+        names = ("pointers_to_1", "indices_1", "values")
+        if arrays.keys() != set(names):
+            got = ", ".join(sorted(arrays)) or "none"
+            raise SparseFormatError("weight", f"the arrays {', '.join(names)}", got)
+        indptr, indices, values = (arrays[name] for name in names)
+        check_compressed("weight", indptr, indices, values, shape, iso=True)  # before the cast
+        kind = index_dtype(len(indices), shape)
+        return cls(indptr.astype(kind), indices.astype(kind), values, shape)
+
     def astype(self, dtype: npt.DTypeLike) -> CSR:
         """Return the matrix with values of another float dtype; indices are shared."""
         return self._converted("values", as_float_dtype(dtype), finite=True)
@@ -176,7 +199,7 @@ class CSR:
 
     def to_graphblas(self) -> Any:
         """Return a `graphblas.Matrix`, FP32 or FP64, by row, with arrays of its own (copies)."""
-        from gbdnn.backends.graphblas.start import graphblas
+        from gbdnn.weights.graphblas import graphblas
 
         return graphblas().Matrix.ss.import_csr(
             nrows=self.shape[0],
@@ -269,98 +292,10 @@ def as_csr(
         raise ShapeError(name, "2 dimensions", f"shape {dense.shape}")
     values = _cast(name, dense, _float_dtype_of(dense, dtype), finite)
     rows, columns = np.nonzero(values)
-    index = _index_dtype(len(rows), values.shape)
+    index = index_dtype(len(rows), values.shape)
     indptr = np.zeros(values.shape[0] + 1, index)
     np.cumsum(np.bincount(rows, minlength=values.shape[0]), out=indptr[1:])
     return CSR.unchecked(indptr, columns.astype(index), values[rows, columns], values.shape)
-
-
-def transpose(matrix: CSR) -> tuple[CSR, Array]:
-    """Return the transpose and the order of its values: ``T.values == matrix.values[order]``.
-
-    A training step changes `values` only; with `order` the transpose follows without a new sort.
-    `order` is an integer array of shape (nnz,). O(nnz + rows + columns).
-    """
-    import scipy.sparse as sp
-
-    position = np.arange(matrix.nnz, dtype=matrix.indices.dtype)
-    rows, columns = matrix.shape
-    flipped = sp.csr_array((position, matrix.indices, matrix.indptr), shape=matrix.shape).tocsc()
-    order = flipped.data
-    values = matrix.values if matrix.iso else matrix.values[order]
-    index = matrix.indices.dtype
-    indptr, indices = flipped.indptr.astype(index), flipped.indices.astype(index)
-    return CSR.unchecked(indptr, indices, values, (columns, rows)), order
-
-
-def full_pattern(array: Array) -> CSR:
-    """Return a matrix, shape (rows, columns), as a CSR that stores every place, zeros too."""
-    rows, columns = array.shape
-    index = _index_dtype(rows * columns, array.shape)
-    indptr = np.arange(rows + 1, dtype=index) * columns
-    indices = np.tile(np.arange(columns, dtype=index), rows)
-    return CSR.unchecked(indptr, indices, array.reshape(-1).copy(), (rows, columns))
-
-
-def realign(values: Array, old: CSR, new: CSR, *, fill: float = 0.0) -> Array:
-    """Carry a vector that belongs to one pattern over to another.
-
-    Parameters
-    ----------
-    values : ndarray, shape (old.nnz,)
-        One number for each entry of `old`, for example an optimizer's state.
-    old, new : CSR
-        Patterns of the same shape; their values are not used.
-    fill : float
-        What entries get that only `new` has.
-
-    Returns
-    -------
-    ndarray, shape (new.nnz,), of the dtype of `values`
-
-    Raises
-    ------
-    ShapeError
-        If the shapes or lengths do not fit.
-    """
-    if old.shape != new.shape:
-        raise ShapeError("new", f"the shape {old.shape} of the old pattern", f"{new.shape}")
-    if values.shape != (old.nnz,):
-        raise ShapeError("values", f"shape ({old.nnz},)", f"shape {values.shape}")
-    carried = np.full(new.nnz, fill, values.dtype)
-    if old.nnz and new.nnz:
-        # Both lists of places ascend, row by row: one binary search in the other finds them.
-        there, wanted = places(old), places(new)
-        at = np.minimum(np.searchsorted(there, wanted), old.nnz - 1)
-        same = there[at] == wanted
-        carried[same] = values[at[same]]
-    return carried
-
-
-def ranges(begin: Array, lengths: Array) -> Array:
-    """Return begin[0], begin[0] + 1, ... (lengths[0] of them), begin[1], ..."""
-    before = np.cumsum(lengths) - lengths
-    found: Array = np.arange(int(lengths.sum())) + np.repeat(begin - before, lengths)
-    return found
-
-
-def places(matrix: CSR) -> Array:
-    """Return row * columns + column of each entry, int64, ascending."""
-    rows = np.repeat(np.arange(matrix.shape[0], dtype=np.int64), np.diff(matrix.indptr))
-    rows *= matrix.shape[1]
-    rows += matrix.indices
-    return rows
-
-
-def as_float_dtype(dtype: npt.DTypeLike, name: str = "dtype") -> np.dtype[Any]:
-    """Return float32 or float64 as a numpy dtype, else raise `DtypeError`."""
-    try:
-        found = np.dtype(dtype)
-    except TypeError:
-        raise DtypeError(name, "float32 or float64", repr(dtype)) from None
-    if dtype is None or found not in (np.float32, np.float64):
-        raise DtypeError(name, "float32 or float64", repr(dtype))
-    return found
 
 
 def check_finite(name: str, values: Array, fix: str = "") -> None:
@@ -376,17 +311,27 @@ def check_finite(name: str, values: Array, fix: str = "") -> None:
         raise NonFiniteError(name, "finite values", got, fix)
 
 
+def frozen(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
+    """Return a read-only, C-contiguous, finite copy in `dtype`."""
+    check_finite(name, array)
+    with np.errstate(over="ignore"):
+        copy = np.array(array, dtype=dtype, order="C")
+    check_finite(name, copy, f"The values do not fit into {dtype}.")
+    copy.flags.writeable = False
+    return copy
+
+
 def _canonical(name: str, parts: Parts, dtype: np.dtype[Any], finite: bool) -> CSR:
     """Return checked parts as a CSR of their own memory: cast, and sorted where they are not."""
     raw, columns, values, shape = parts
     cast = _cast(name, values, dtype, finite)
-    index = _index_dtype(len(columns), shape)
+    index = index_dtype(len(columns), shape)
     indptr, indices = np.array(raw, index), np.array(columns, index)
-    if not _is_canonical(indptr, indices):
+    if not is_canonical(indptr, indices):
         rows = np.repeat(np.arange(shape[0]), np.diff(indptr))
         order = np.lexsort((indices, rows))
         indices, cast = indices[order], cast[order]
-        if not _is_canonical(indptr, indices):
+        if not is_canonical(indptr, indices):
             raise SparseFormatError(
                 name, "each place at most once", "repeated entries",
                 "Call .sum_duplicates() on it if adding them is what you mean.",
@@ -396,7 +341,7 @@ def _canonical(name: str, parts: Parts, dtype: np.dtype[Any], finite: bool) -> C
     return CSR.unchecked(indptr, indices, cast, shape)
 
 
-def _is_canonical(indptr: Array, indices: Array) -> bool:
+def is_canonical(indptr: Array, indices: Array) -> bool:
     """True if the indices ascend without repetition in every row."""
     nnz = int(indptr[-1])
     falls = indices[1:nnz] <= indices[: max(nnz - 1, 0)]
@@ -425,5 +370,5 @@ def _cast(name: str, values: Array, dtype: np.dtype[Any], finite: bool = True) -
     return cast
 
 
-def _index_dtype(nnz: int, shape: tuple[int, ...]) -> np.dtype[Any]:
+def index_dtype(nnz: int, shape: tuple[int, ...]) -> np.dtype[Any]:
     return np.dtype(np.int32 if max(nnz, *shape) < 2**31 else np.int64)

@@ -62,7 +62,7 @@ def from_scipy(matrix: Any, name: str) -> Parts:
 
 def from_graphblas(matrix: Any, name: str) -> Parts:
     """Return the CSR parts of a `graphblas.Matrix` (copies)."""
-    from gbdnn.backends.graphblas.start import graphblas
+    from gbdnn.weights.graphblas import graphblas
 
     if getattr(matrix, "ndim", None) != 2 or not hasattr(matrix, "to_csr"):
         raise ShapeError(name, "a graphblas.Matrix", type(matrix).__name__)

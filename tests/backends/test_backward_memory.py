@@ -8,16 +8,14 @@ import sys
 import numpy as np
 import pytest
 from builders import random_csr, random_dense, run_script
-from costs import flat_table
 from products import check_products, tiles
 
-from gbdnn import as_csr, calibration
 from gbdnn.backends import dense as dense_module
 from gbdnn.backends import get_backend
-from gbdnn.backends.auto import AutoTrainable
 from gbdnn.backends.graphblas.reference import by_column, input_gradient, weight_gradient
-from gbdnn.backends.graphblas.start import graphblas
 from gbdnn.errors import MemoryBudgetError
+from gbdnn.weights import as_weight
+from gbdnn.weights.graphblas import graphblas
 
 # -- GraphBLAS: kernels and memory -----------------------------------------------------------------
 
@@ -26,18 +24,19 @@ import sys
 import numpy as np, scipy.sparse as sp
 from gbdnn import as_csr
 from gbdnn.backends import get_backend
-from gbdnn.backends.graphblas.start import graphblas
+from gbdnn.weights.graphblas import graphblas
 dtype, density = np.dtype(sys.argv[1]), float(sys.argv[2])
 rng = np.random.default_rng(0)
 backend = get_backend("graphblas")
-w = backend.trainable(as_csr(sp.random_array((64, 80), density=density, rng=rng), dtype=dtype))
+W = as_csr(sp.random_array((64, 80), density=density, rng=rng), dtype=dtype)
+w = backend.prepare(W, trained=True)
 dZ, Y = np.ones((2, 64, 48), dtype), np.ones((2, 80, 48), dtype)
 out = np.empty(len(w.values), dtype)
 w.refresh()
 with backend.pinned(1):
     graphblas().ss.config["burble"] = True
-    backend.affine_input_grad(w, dZ, np.empty_like(Y))
-    backend.affine_weight_grad(w, dZ, Y, out)
+    backend.input_grad(w, dZ, np.empty_like(Y))
+    backend.weight_grad(w, dZ, Y, out)
     graphblas().ss.config["burble"] = False
 assert (out == 96).all()
 """
@@ -67,13 +66,13 @@ def test_the_fast_form_samples_the_product(dtype, density):
 BIG = """
 import resource, sys
 import numpy as np, scipy.sparse as sp
-from gbdnn import as_csr, layers
+from gbdnn import as_csr
 from gbdnn.backends import get_backend
 from gbdnn.machine import peak_rss_bytes
 n, nnz, width = 50_000, 100_000, 16
 rng = np.random.default_rng(0)
 backend = get_backend(sys.argv[1])
-backend.trainable(as_csr(np.eye(3, dtype=np.float32)))  # imports, compiles
+backend.prepare(as_csr(np.eye(3, dtype=np.float32)), trained=True)  # imports, compiles
 W = as_csr(sp.coo_array((np.ones(nnz, np.float32), (rng.integers(n, size=nnz),
                          rng.integers(n, size=nnz))), shape=(n, n)).tocsr())
 limit = 1 << 30  # more than is used already; out x in float32 are 10 GB, a bit for each 312 MB
@@ -83,12 +82,12 @@ before = peak_rss_bytes()
 dZ = np.ones((1, n, width), np.float32)
 Y, back = np.full((1, n, width), 2, np.float32), np.empty((1, n, width), np.float32)
 with backend.pinned(1):
-    w = backend.trainable(W)
+    w = backend.prepare(W, trained=True)
     dW = np.empty(len(w.values), np.float32)
     for _ in range(3):
-        backend.affine(w, Y, np.zeros((), np.float32), layers.ReLU(), back)
-        backend.affine_input_grad(w, dZ, back)
-        backend.affine_weight_grad(w, dZ, Y, dW)
+        backend.affine(w, Y, None, back, clamp=(0, np.inf))
+        backend.input_grad(w, dZ, back)
+        backend.weight_grad(w, dZ, Y, dW)
         w.refresh()
 assert (dW == 2 * width).all()
 assert np.array_equal(back[0, :, 0], W.to_scipy().sum(axis=0))
@@ -112,12 +111,12 @@ from gbdnn.backends import get_backend
 from gbdnn.machine import peak_rss_bytes
 backend = get_backend(sys.argv[1])
 rng = np.random.default_rng(0)
-w = backend.trainable(as_csr(sp.random_array((1000, 1000), density=0.2, rng=rng)))
+w = backend.prepare(as_csr(sp.random_array((1000, 1000), density=0.2, rng=rng)), trained=True)
 dZ, Y, out = np.ones((1, 1000, 16)), np.ones((1, 1000, 16)), np.empty(len(w.values))
 def step():
     w.values[:] += 1
     w.refresh()
-    backend.affine_weight_grad(w, dZ, Y, out)
+    backend.weight_grad(w, dZ, Y, out)
 for _ in range(3):
     step()
 before = peak_rss_bytes()
@@ -147,37 +146,27 @@ def test_the_reference_equations(rng):
 
 
 def test_dense_refuses_what_does_not_fit(rng, monkeypatch):
+    weight = random_csr(rng, 20, 30)
     monkeypatch.setattr(dense_module, "available_bytes", lambda: 2 * 20 * 30 * 4)
+    get_backend("dense").prepare(weight)
     with pytest.raises(MemoryBudgetError, match="Use a sparse backend"):
-        get_backend("dense").trainable(random_csr(rng, 20, 30))
+        get_backend("dense").prepare(weight, trained=True)
 
 
-@pytest.mark.parametrize(
-    ("density", "costs", "engine"),
-    [
-        (0.05, {}, "fused"),
-        (0.9, {}, "dense"),
-        (0.05, {"graphblas": 0.1}, "graphblas"),
-        (0.9, {"fused": 0.1}, "fused"),
-    ],
-)
-def test_auto_chooses_by_the_table(density, costs, engine, rng):
-    before = calibration._override
-    calibration.override(flat_table(**costs))
-    try:
-        weight = random_csr(rng, 40, 50, density, np.float64)
-        w = get_backend("auto").trainable(weight)
-        assert isinstance(w, AutoTrainable)
-        assert w.engine == engine
-        assert w.nbytes == get_backend(engine).trainable(weight).nbytes
-        check_products("auto", weight, tiles(rng, 2, 40, 16), tiles(rng, 2, 50, 16))
-    finally:
-        calibration.override(before)
+@pytest.mark.parametrize(("density", "engine"), [(0.05, "fused"), (0.9, "dense")])
+def test_auto_trains_by_its_rule(density, engine, rng):
+    weight = random_csr(rng, 40, 50, density, np.float64)
+    w = get_backend("auto").prepare(weight, trained=True)
+    assert w.engine == engine
+    assert w.nbytes == get_backend(engine).prepare(weight, trained=True).nbytes
+    assert w.values is w.form.values
+    check_products("auto", weight, tiles(rng, 2, 40, 16), tiles(rng, 2, 50, 16))
 
 
 def test_auto_falls_back_where_the_choice_does_not_fit(rng, monkeypatch):
     weight = random_csr(rng, 40, 50, 0.9, np.float64)
     monkeypatch.setattr(dense_module, "available_bytes", lambda: 100)
-    w = get_backend("auto").trainable(weight)
-    assert w.engine == "fused"
-    assert w.values.tobytes() == as_csr(weight).values.tobytes()
+    for given in (weight, as_weight(weight.to_dense())):
+        w = get_backend("auto").prepare(given, trained=True)
+        assert w.engine == "fused"
+        assert w.values.tobytes() == given.entries.tobytes()

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from gbdnn.backends.base import aligned_empty
 from gbdnn.backends.fused import backend, groups
 from gbdnn.backends.fused.backend import FusedBackend, preferred_tile
-from gbdnn.backends.fused.roofline import Roofline, probe_roofline
 from gbdnn.errors import DtypeError, InputError, ShapeError
 from gbdnn.weights.csr import CSR, as_csr
 
@@ -327,10 +326,3 @@ def test_a_forked_child_splits_rows_with_threads_of_its_own(always_split):
 def test_preferred_tile():
     assert [preferred_tile(n, np.float32) for n in (64, 1024, 4096, 65536)] == [512, 128, 64, 32]
     assert [preferred_tile(n, np.float64) for n in (1024, 65536)] == [64, 16]
-
-
-def test_roofline():
-    limits = probe_roofline()
-    assert isinstance(limits, Roofline)
-    assert limits.cores >= 1
-    assert min(limits.fma_one, limits.l1_one, limits.l2_one) > 0

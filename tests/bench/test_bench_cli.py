@@ -53,7 +53,7 @@ def test_the_same_command_again_measures_nothing(measured):
     done = gbdnn(
         "sweep", *TINY, "--backends", "dense,graphblas", "--peers", "scipy", "--out", out, "--json"
     )
-    assert "6 of 6 cells were measured before" in done.stderr
+    assert "6 of 6 were measured before" in done.stderr
     assert len(json.loads(done.stdout)["results"]) == 6
     assert len(store.read(out).records) == 6
 
@@ -85,6 +85,7 @@ def test_plot_of_nothing(tmp_path):
         ("--backends", "dense,cuda", "graphblas-reference"),
         ("--peers", "tensorflow", "torch-csr"),
         ("--ops", "backward", "forward"),
+        ("--bias", "none", "negative"),
         ("--sizes", "64,big", "whole numbers"),
         ("--sizes", "0", "whole numbers"),
         ("--densities", "20", "at most 1"),
@@ -114,6 +115,14 @@ def test_unwritable_folder(tmp_path):
     assert done.returncode == 1
     assert "can be written" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_biases_of_one_kind(tmp_path):
+    words = [*TINY, "--backends", "dense", "--bias", "zero,positive", "--ops", "predict"]
+    done = gbdnn("sweep", *words, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {record["bias"] for record in store.read(tmp_path).records} == {"zero", "positive"}
+    assert "positive" in done.stdout
 
 
 def test_peers_that_are_not_installed_are_left_out_with_a_line(monkeypatch, capsys):

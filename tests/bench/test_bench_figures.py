@@ -1,9 +1,11 @@
 """Figures of made-up results."""
 
+from dataclasses import asdict
+
 import pytest
 
 from benchmarks import store
-from benchmarks.cells import grid
+from benchmarks.sweep import grid
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("pandas")
@@ -12,12 +14,12 @@ from benchmarks import figures
 from gbdnn.errors import DataUnavailableError, InputError
 
 
-def record(cell, **change):
-    dense = cell.engine in ("dense", "torch-dense")
-    seconds = 1e-3 if dense else 4e-3 * cell.density + 1e-5
+def record(job, **change):
+    dense = job.engine in ("dense", "torch-dense")
+    seconds = 1e-3 if dense else 4e-3 * job.density + 1e-5
     limits = {f"{name}_{which}": 50.0 for name in ("fma", "l1", "l2") for which in ("one", "all")}
-    return cell.__dict__ | {
-        "key": cell.key, "status": "ok", "seconds": seconds, "seconds_p25": seconds,
+    return asdict(job) | {
+        "key": job.key, "status": "ok", "seconds": seconds, "seconds_p25": seconds,
         "seconds_p75": seconds, "weight_bytes": 1000, "peak_rss_bytes": 10**8,
         "gedge_per_s": 1.0, "roofline_fraction": 0.5, "roofline": limits,
         "machine": {"processor": "test"}, "versions": {"gbdnn": "0"},
@@ -26,8 +28,8 @@ def record(cell, **change):
 
 def write(folder, engines, **options):
     lists = {"sizes": [64, 128], "densities": [1.0, 0.25, 0.01], "batches": [64], "threads": 1}
-    for cell in grid(engines, **(lists | options)):
-        store.append(folder, record(cell))
+    for job in grid(engines, **(lists | options)):
+        store.append(folder, record(job))
 
 
 def test_crossover_is_interpolated():
@@ -46,14 +48,19 @@ def test_all_sets_of_engines(tmp_path, engines):
     assert ("speedup" in stems) == ("dense" in engines and len(engines) > 1)
 
 
-def test_one_cell(tmp_path):
+def test_kinds_of_biases_have_panels_of_their_own(tmp_path):
+    write(tmp_path, ["dense", "fused"], sizes=[64], biases=["mixed", "zero"])
+    assert figures.plot(tmp_path, tmp_path)
+
+
+def test_one_job(tmp_path):
     write(tmp_path, ["dense", "fused"], sizes=[64], densities=[0.1], batches=[1])
     assert figures.plot(tmp_path, tmp_path)
 
 
 def test_only_failures(tmp_path):
-    (cell,) = grid(["dense"], sizes=[64], densities=[0.1], batches=[1], threads=1)
-    store.append(tmp_path, record(cell, status="failed"))
+    (job,) = grid(["dense"], sizes=[64], densities=[0.1], batches=[1], threads=1)
+    store.append(tmp_path, record(job, status="failed"))
     with pytest.raises(DataUnavailableError, match="failed"):
         figures.plot(tmp_path, tmp_path)
 

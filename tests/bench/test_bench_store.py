@@ -70,7 +70,7 @@ def test_unwritable_folder(tmp_path):
             call(blocked / "folder")
 
 
-def test_load_is_tidy_and_takes_the_last_record_of_a_cell(tmp_path):
+def test_load_is_tidy_and_takes_the_last_record_of_a_job(tmp_path):
     pytest.importorskip("pandas")
     old = {"key": "a", "seconds": 2.0, "machine": {"cores": 2}, "kernels": ["x", "y"]}
     write(tmp_path, json.dumps(old) + "\n" + json.dumps(old | {"seconds": 1.0}) + "\n")

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import SHARED, needs_shared
 
-from gbdnn.challenge import files
+from gbdnn.challenge import files, text
 from gbdnn.challenge.files import (
     categories_bytes,
     categories_path,
@@ -35,7 +35,6 @@ from gbdnn.challenge.files import (
 from gbdnn.challenge.generate import Spec, layers
 from gbdnn.challenge.images import InputBits
 from gbdnn.errors import DataUnavailableError, FileFormatError, InputError, ShapeError
-from gbdnn.files import disk
 from gbdnn.weights.csr import CSR, as_csr
 
 ENDINGS = ["", ".gz"]
@@ -85,7 +84,7 @@ def test_an_official_layer_in_small_blocks(
     layer = next(layers(Spec(1024, 120), start=17))
     path = tmp_path / f"a.tsv{ending}"
     write_layer(path, layer)
-    monkeypatch.setattr(disk, "BLOCK", 1000)
+    monkeypatch.setattr(text, "BLOCK", 1000)
     found = read_layer(path, 1024)
     assert found.iso
     assert found.indices.dtype == np.int32
@@ -247,7 +246,7 @@ def test_bad_layers(tmp_path: Path, ending: str, content: str | bytes, message: 
 
 
 def test_line_numbers_go_on_over_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk, "BLOCK", 64)
+    monkeypatch.setattr(text, "BLOCK", 64)
     lines = [f"{i}\t1\t1\n" for i in range(1, 101)]
     lines[76] = "\n"
     lines[90] = "91\tx\t1\n"
@@ -303,7 +302,7 @@ def test_bad_categories(tmp_path: Path, content: str, message: str) -> None:
 
 
 def test_categories_ascend_over_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk, "BLOCK", 4)
+    monkeypatch.setattr(text, "BLOCK", 4)
     (tmp_path / "c.tsv").write_text("1\n2\n3\n4\n4\n")
     with pytest.raises(FileFormatError, match="line 5: expected ascending"):
         read_categories(tmp_path / "c.tsv")

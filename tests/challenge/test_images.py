@@ -31,6 +31,7 @@ from gbdnn.errors import (
     NonFiniteError,
     ShapeError,
 )
+from gbdnn.files import disk
 
 OFFICIAL_NNZ = {32: 6_374_505, 64: 25_019_051, 128: 98_858_913, 256: 392_191_985}
 
@@ -305,10 +306,10 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
 
 def test_cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GBDNN_CACHE_DIR", str(tmp_path))
-    assert images.cache_dir() == tmp_path
+    assert disk.cache_dir() == tmp_path
     assert images.official_images() is None
     monkeypatch.delenv("GBDNN_CACHE_DIR")
-    assert "gbdnn" in str(images.cache_dir())
+    assert "gbdnn" in str(disk.cache_dir())
 
 
 # -- the download ----------------------------------------------------------------------------------

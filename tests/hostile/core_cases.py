@@ -11,7 +11,6 @@ import scipy.sparse as sp
 
 from gbdnn import CSR, Linear, Network, ReLU, as_csr, transpose
 from gbdnn.backends import get_backend
-from gbdnn.backends.graphblas.start import graphblas
 from gbdnn.errors import (
     DtypeError,
     InputError,
@@ -21,6 +20,7 @@ from gbdnn.errors import (
     SparseFormatError,
     UnknownNameError,
 )
+from gbdnn.weights.graphblas import graphblas
 
 gb = graphblas()  # once, before the cases fork
 get_backend("dense")

@@ -27,12 +27,11 @@ from gbdnn.pruning import (
     Polynomial,
     RigL,
     Sparsifier,
-    prune,
     pruning_report,
     sparsifier,
 )
 from gbdnn.topology import erdos_renyi
-from gbdnn.training import Trainer
+from gbdnn.training import Trainer, prune
 from gbdnn.training.model import Model
 
 RNG = np.random.default_rng(0)
@@ -150,6 +149,12 @@ for label, exclude, error in (
     ("bool", [True], DtypeError),
     ("None", None, DtypeError),
     ("repeated", [0, 0, -2], None),
+    ("repeated as name and pattern", [0, "layers.0.weight", "*.0.*"], None),
+    ("all by a pattern", ["*"], InputError),
+    ("unknown name", ["layers.1.weight"], InputError),
+    ("a broken pattern", ["layers.[0.weight"], InputError),
+    ("bytes", [b"layers.0.weight"], DtypeError),
+    ("name in a list in a list", [["layers.0.weight"]], DtypeError),
 ):
     add(f"exclude: {label}", error, lambda e=exclude: prune(DENSE, 0.5, exclude=e))
 add("score: unknown", UnknownNameError, lambda: prune(DENSE, 0.5, score="weight"))
@@ -170,6 +175,11 @@ GRADIENTS: dict[str, tuple[Any, type[Exception] | None]] = {
     "ragged": ([[[1], [1, 2]], np.ones(80)], DtypeError),
     "a number": (3.0, DtypeError),
     "complex": ([np.ones((20, 12), complex), np.ones(80)], DtypeError),
+    "by name": ({"layers.0.weight": np.ones(240), "layers.2.weight": np.ones((4, 20))}, None),
+    "by name, one missing": ({"layers.2.weight": np.ones(80)}, InputError),
+    "by numbers": ({0: np.ones(240), 1: np.ones(80)}, InputError),
+    "a function": (lambda: [np.ones((20, 12)), np.ones(80)], None),
+    "a function of nothing": (lambda: None, DtypeError),
 }
 for label, (gradients, refusal) in GRADIENTS.items():
     add(
@@ -216,6 +226,9 @@ for label, make, error in (
     ("negative power", lambda: Polynomial(power=-1), InputError),
     ("never", Never, InputError),
     ("not a schedule", lambda: 0.5, DtypeError),
+    ("by name", lambda: "one-shot", None),
+    ("unknown", lambda: "one_shot", UnknownNameError),
+    ("a class", lambda: Polynomial, DtypeError),
 ):
     add(
         f"schedule: {label}",
@@ -231,7 +244,10 @@ for label, grow, error in (
     ("one byte of memory", lambda: RigL(memory=1), None),
     ("nearly everything", lambda: RigL(0.999, decay="constant"), None),
     ("unknown decay", lambda: SET(decay="up"), UnknownNameError),
-    ("by name", lambda: "rigl", DtypeError),
+    ("by name", lambda: "rigl", None),
+    ("unknown", lambda: "RigL", UnknownNameError),
+    ("a number", lambda: 0.3, DtypeError),
+    ("a class", lambda: SET, DtypeError),
 ):
     add(
         f"growth: {label}",

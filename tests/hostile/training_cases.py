@@ -52,12 +52,14 @@ def trainer(**settings: Any) -> Trainer:
 
 def fit(
     x: Any = X, y: Any = Y, *, network: Network = NETWORK, weight: Any = None,
-    validation: Any = None, **settings: Any,
+    validation: Any = None, resume: bool = False, **settings: Any,
 ) -> Any:  # fmt: skip
     """Train; the caller's arrays must be as before."""
     before = X.tobytes(), Y.tobytes()
     try:
-        return trainer(**settings).fit(network, x, y, sample_weight=weight, validation=validation)
+        return trainer(**settings).fit(
+            network, x, y, sample_weight=weight, validation=validation, resume=resume
+        )
     finally:
         assert before == (X.tobytes(), Y.tobytes())
 
@@ -236,7 +238,9 @@ def rewired(backend: str) -> Any:
 
     def change(event: Any) -> None:
         if event.step == 2:
-            event.training.model.replace(0, erdos_renyi(8, 6, density=0.2, rng=5))
+            event.training.model.repattern(
+                "layers.0.weight", erdos_renyi(8, 6, density=0.2, rng=5), event.training.optimizer
+            )
 
     return fit(callbacks=[change], backend=backend)
 
@@ -343,7 +347,7 @@ def full_disk() -> Any:
     assert any("training goes on" in str(warning.message) for warning in caught)
     assert [path.name for path in place.iterdir()] == ["step-000000000003.safetensors"]
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    again = fit(checkpoint=place)
+    again = fit(checkpoint=place, resume=True)
     assert again.history["loss"] == result.history["loss"]
 
 

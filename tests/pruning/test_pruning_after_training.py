@@ -8,9 +8,10 @@ import scipy.sparse as sp
 from builders import random_csr, random_dense, random_network
 from hypothesis import given
 from hypothesis import strategies as st
+from pruning_builders import SHAPES, classifier
 
 import gbdnn
-from gbdnn import CSR, Linear, Network, as_csr
+from gbdnn import CSR, Linear, Network, as_csr, pruning
 from gbdnn.errors import (
     DtypeError,
     GbdnnError,
@@ -19,24 +20,23 @@ from gbdnn.errors import (
     ShapeError,
 )
 from gbdnn.layers import LOSSES
-from gbdnn.pruning import Neuron, prune, pruning_report
-from gbdnn.pruning._patterns import places_of
-
-SHAPES = [(20, 12), (16, 20), (4, 16)]
-
-
-def dense_network(rng, dtype=np.float32):
-    weights = [random_dense(rng, *shape, 1.0, dtype) for shape in SHAPES]
-    first, second, third = (Linear(w, rng.standard_normal(len(w)), dtype=dtype) for w in weights)
-    return Network([first, "relu", second, "tanh", third, "softmax"])
+from gbdnn.pruning import Neuron, Score, Structure
+from gbdnn.pruning.distributions import Share
+from gbdnn.training import gradients, prune
+from gbdnn.weights.patterns import places as places_of
+from gbdnn.weights.patterns import top
 
 
 def weights(network):
-    return [layer.weight for layer in network.layers if isinstance(layer, Linear)]
+    return list(network.weights.values())
 
 
-def test_it_is_in_the_package():
+def test_it_is_in_the_package(rng):
+    """`gbdnn.prune` takes samples too; without them it is `gbdnn.pruning.prune`."""
     assert gbdnn.prune is prune
+    network = classifier(rng)
+    pairs = zip(weights(prune(network, 0.8)), weights(pruning.prune(network, 0.8)), strict=True)
+    assert all(np.array_equal(a.to_dense(), b.to_dense()) for a, b in pairs)
 
 
 @given(
@@ -53,9 +53,9 @@ def test_counts_values_and_input(seed, sparsity, distribution, score, sparse):
         network = random_network(rng, (12, 20, 16, 4), density=0.8)
         sparsity = max(sparsity, 0.35)
     else:
-        network = dense_network(rng)
-    before = [w.to_dense() if isinstance(w, CSR) else w.copy() for w in weights(network)]
-    limits = [w.nnz if isinstance(w, CSR) else w.size for w in weights(network)]
+        network = classifier(rng)
+    before = [w.to_dense() for w in weights(network)]
+    limits = [w.nnz for w in weights(network)]
     pruned = prune(network, sparsity, distribution=distribution, score=score, rng=seed)
     places = [a * b for a, b in SHAPES]
     counts = []
@@ -64,30 +64,28 @@ def test_counts_values_and_input(seed, sparsity, distribution, score, sparse):
             CSR(new.indptr, new.indices, new.values, new.shape)
             kept = new.to_dense() != 0
             np.testing.assert_array_equal(new.to_dense()[kept], old[kept])
-            counts.append(new.nnz)
-        else:
-            counts.append(new.size)
+        counts.append(new.nnz)
     if distribution == "global":
         assert sum(counts) == round((1 - sparsity) * sum(places))
     elif distribution != "erk":
         wanted = [round((1 - sparsity) * n) for n in places]
         assert counts == [min(n, limit) for n, limit in zip(wanted, limits, strict=True)]
     for old, now in zip(before, weights(network), strict=True):
-        np.testing.assert_array_equal(old, now.to_dense() if isinstance(now, CSR) else now)
+        np.testing.assert_array_equal(old, now.to_dense())
 
 
 def test_global_magnitude_is_the_threshold(rng):
-    network = dense_network(rng)
+    network = classifier(rng)
     pruned = prune(network, 0.8)
-    everything = np.sort(np.concatenate([abs(w).ravel() for w in weights(network)]))
+    everything = np.sort(np.concatenate([abs(w.entries) for w in weights(network)]))
     threshold = everything[-round(0.2 * len(everything))]
     for old, new in zip(weights(network), weights(pruned), strict=True):
-        np.testing.assert_array_equal(new.to_dense() != 0, abs(old) >= threshold)
+        np.testing.assert_array_equal(new.to_dense() != 0, abs(old.to_dense()) >= threshold)
 
 
 def test_prediction_is_that_of_masked_weights(rng):
     """The pruned network computes what the dense one does with zeros in it."""
-    network = dense_network(rng, np.float64)
+    network = classifier(rng, np.float64)
     pruned = prune(network, 0.7, distribution="erk")
     masked = []
     sparse = iter(weights(pruned))
@@ -118,7 +116,7 @@ def test_layers_that_are_sparser_already_keep_all(rng):
 
 
 def test_zero_removes_nothing(rng):
-    network = dense_network(rng)
+    network = classifier(rng)
     same = prune(network, 0)
     assert all(a is b for a, b in zip(weights(network), weights(same), strict=True))
 
@@ -144,21 +142,68 @@ def test_stored_zeros_of_dense_weights_go_first():
 
 
 def test_excluded_layers(rng):
-    network = dense_network(rng)
+    network = classifier(rng)
     pruned = prune(network, 0.9, exclude=[-1])
     assert weights(pruned)[2] is weights(network)[2]
     assert sum(w.nnz for w in weights(pruned)[:2]) == round(0.1 * (240 + 320))
 
 
+@pytest.mark.parametrize(
+    ("exclude", "left"),
+    [
+        ([0], [1, 2]),
+        ([-1, 0], [1]),
+        (["layers.2.weight"], [0, 2]),
+        (["*.2.*", -3], [2]),
+        ({"layers.[04].weight"}, [1]),
+        (1, [0, 2]),
+        (np.array([2]), [0, 1]),
+    ],
+)
+def test_weights_by_position_name_and_pattern(rng, exclude, left):
+    network = classifier(rng)
+    before, after = weights(network), weights(prune(network, 0.9, exclude=exclude))
+    assert [k for k in range(3) if before[k] is not after[k]] == left
+
+
+@pytest.mark.parametrize("exclude", [["layers.1.weight"], ["layers.0"], ["*.bias"], [""]])
+def test_names_that_fit_nothing(rng, exclude):
+    with pytest.raises(InputError, match=r"layers\.0\.weight, layers\.2\.weight") as caught:
+        prune(classifier(rng), 0.9, exclude=exclude)
+    assert caught.value.argument == "exclude"
+
+
+def test_objects_of_the_user(rng):
+    """A distribution is a function, a structure has the methods; no table knows them."""
+
+    class Columns(Structure):
+        def share(self, weight, scores):
+            sums = np.bincount(weight.indices, scores, weight.shape[1])
+            return Share(sums, weight.shape[1], weight.shape[0], weight.shape)
+
+        def keep(self, weight, scores, units):
+            return top(self.share(weight, scores).scores, units)[weight.indices]
+
+    network = classifier(rng)
+    pruned = prune(network, 0.5, structure=Columns(), distribution=lambda shares, _: [3, 4, 5])
+    assert [len(set(weight.indices)) for weight in weights(pruned)] == [3, 4, 5]
+    assert [weight.nnz for weight in weights(pruned)] == [3 * 20, 4 * 16, 5 * 4]
+    smallest = Score("smallest", lambda values, gradients, moved, rng: -abs(values))
+    (weight,) = weights(prune(Network([Linear(np.diag([1.0, 2.0, 3.0]) + 9)]), 0.6, score=smallest))
+    assert set(weight.values) <= {9.0, 10.0}
+    with pytest.raises(DtypeError, match="an object with"):
+        prune(network, 0.5, structure=Columns)
+
+
 @pytest.mark.parametrize("distribution", ["global", "uniform", "erk"])
 def test_structures(rng, distribution):
-    network = dense_network(rng)
+    network = classifier(rng)
     for pattern in weights(prune(network, None, structure="1:4", distribution=distribution)):
         assert (np.bincount(places_of(pattern) // 4) == 1).all()
     blocks = prune(network, 0.75, structure="4x2", distribution=distribution)
     kept = 0
     for weight in weights(blocks):
-        dense = weight if isinstance(weight, np.ndarray) else weight.to_dense()
+        dense = weight.to_dense()
         tiled = dense.reshape(len(dense) // 4, 4, -1, 2).transpose(0, 2, 1, 3).reshape(-1, 8)
         filled = (tiled != 0).sum(axis=1)
         assert set(filled) <= {0, 8}
@@ -168,7 +213,7 @@ def test_structures(rng, distribution):
 
 def test_neurons(rng):
     """Rows go, the outputs' rows do not; on demand the next layer's columns go with them."""
-    network = dense_network(rng)
+    network = classifier(rng)
     first, second, third = weights(prune(network, 0.5, structure="neuron", distribution="uniform"))
     assert (np.diff(first.indptr) > 0).sum() == 10
     assert (np.diff(second.indptr) > 0).sum() == 8
@@ -181,9 +226,9 @@ def test_neurons(rng):
     alive = [np.flatnonzero(np.diff(w.indptr)) for w in (first, second)]
     a, b, c = (layer for layer in network.layers if isinstance(layer, Linear))
     small = [
-        Linear(a.weight[alive[0]], a.bias[alive[0]]), "relu",
-        Linear(b.weight[np.ix_(alive[1], alive[0])], b.bias[alive[1]]), "tanh",
-        Linear(c.weight[:, alive[1]], c.bias), "softmax",
+        Linear(a.weight.values[alive[0]], a.bias[alive[0]]), "relu",
+        Linear(b.weight.values[np.ix_(alive[1], alive[0])], b.bias[alive[1]]), "tanh",
+        Linear(c.weight.values[:, alive[1]], c.bias), "softmax",
     ]  # fmt: skip
     X = rng.standard_normal((20, 12))
     np.testing.assert_allclose(kept.predict(X), Network(small).predict(X), rtol=1e-4, atol=1e-6)
@@ -209,7 +254,7 @@ def numeric_gradients(network, X, y, epsilon=1e-6):
     for number, layer in enumerate(network.layers):
         if not isinstance(layer, Linear):
             continue
-        W = layer.weight if isinstance(layer.weight, np.ndarray) else layer.weight.to_dense()
+        W = layer.weight.to_dense()
         gradient = np.zeros_like(W)
         for place in np.ndindex(W.shape):
             loss = []
@@ -237,11 +282,15 @@ def test_gradients_from_samples(rng, score, backend):
     sparse, full = weights(network)
     given = [dense[0].reshape(-1)[places_of(sparse)], dense[1]]
     names = {"score": score, "distribution": "uniform"}
-    expected = prune(network, 0.7, gradients=given, **names)
+    expected = pruning.prune(network, 0.7, gradients=given, **names)
     computed = prune(network, 0.7, X=X, y=y, backend=backend, threads=1, **names)
     for a, b in zip(weights(expected), weights(computed), strict=True):
         np.testing.assert_array_equal(places_of(a), places_of(b))
-    products = -full * dense[1]
+    found = gradients(network, X, y, backend=backend, threads=1)
+    assert list(found) == list(network.parameters)
+    np.testing.assert_allclose(found["layers.0.weight"], given[0], rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(found["layers.2.weight"], dense[1].reshape(-1), rtol=1e-5, atol=1e-8)
+    products = -full.values * dense[1]
     if score == "gradient":
         products = abs(products)
     best = np.sort(np.argsort(-products.reshape(-1))[: round(0.3 * 21)])
@@ -250,7 +299,7 @@ def test_gradients_from_samples(rng, score, backend):
 
 def test_many_samples_in_batches_sparse_too(rng):
     """More samples than a batch, as a sparse matrix: the same as from a dense one."""
-    network = dense_network(rng)
+    network = classifier(rng)
     X = rng.standard_normal((700, 12)) * (rng.random((700, 12)) < 0.3)
     y = rng.integers(4, size=700)
     a = prune(network, 0.8, score="gradient", X=X, y=y, threads=1)
@@ -274,15 +323,19 @@ def test_many_samples_in_batches_sparse_too(rng):
         ({"sparsity": 0.9999}, InputError, "sparsity"),
         ({"sparsity": 0.999, "distribution": "uniform"}, InputError, "sparsity"),
         ({"structure": "3:7"}, InputError, "sparsity"),
-        ({"sparsity": None, "structure": "3:7"}, ShapeError, "Linear number 0"),
-        ({"structure": "3x3"}, ShapeError, "Linear number 0"),
+        ({"sparsity": None, "structure": "3:7"}, ShapeError, "layers.0.weight"),
+        ({"structure": "3x3"}, ShapeError, "layers.0.weight"),
         ({"exclude": [7]}, InputError, "exclude"),
         ({"exclude": [0, 1, 2]}, InputError, "exclude"),
         ({"exclude": 1.5}, DtypeError, "exclude"),
         ({"score": "gradient"}, InputError, "gradients"),
         ({"score": "gradient", "gradients": [1, 2]}, ShapeError, "gradients"),
         ({"score": "gradient", "gradients": "abc"}, DtypeError, "gradients"),
-        ({"score": "gradient", "gradients": [[1], [2], [3]]}, ShapeError, "gradients[0]"),
+        (
+            {"score": "gradient", "gradients": [[1], [2], [3]]},
+            ShapeError,
+            "gradients['layers.0.weight']",
+        ),
         ({"score": "gradient", "X": np.ones((3, 12)), "y": [0, 1]}, ShapeError, "y"),
         ({"score": "gradient", "X": np.ones((3, 11)), "y": [0, 1, 2]}, ShapeError, "X"),
         ({"score": "gradient", "X": np.ones((0, 12)), "y": []}, ShapeError, "X"),
@@ -292,22 +345,24 @@ def test_many_samples_in_batches_sparse_too(rng):
 )
 def test_bad_arguments(rng, settings, error, argument):
     with pytest.raises(error) as caught:
-        prune(dense_network(rng), **({"sparsity": 0.5} | settings))
+        prune(classifier(rng), **({"sparsity": 0.5} | settings))
     assert caught.value.argument == argument
 
 
 def test_more_bad_arguments(rng):
-    network = dense_network(rng)
+    network = classifier(rng)
     with pytest.raises(DtypeError, match="Network"):
         prune(weights(network), 0.5)
-    gradients = [np.ones_like(w) for w in weights(network)]
-    gradients[1][3, 4] = np.nan
-    with pytest.raises(NonFiniteError, match=r"gradients\[1\]"):
-        prune(network, 0.5, score="gradient", gradients=gradients)
+    given = [np.ones(w.shape) for w in weights(network)]
+    given[1][3, 4] = np.nan
+    with pytest.raises(NonFiniteError, match=r"gradients\['layers.2.weight'\]"):
+        prune(network, 0.5, score="gradient", gradients=given)
+    with pytest.raises(InputError, match=r"none for layers\.2\.weight, layers\.4\.weight"):
+        prune(network, 0.5, score="gradient", gradients={"layers.0.weight": given[0]})
     sparse = random_network(rng, (12, 20, 4), density=0.1)
-    with pytest.raises(InputError, match="which the layers have"):
+    with pytest.raises(InputError, match="which the weights have"):
         prune(sparse, 0.5)
-    with pytest.raises(InputError, match="which the layers have"):
+    with pytest.raises(InputError, match="which the weights have"):
         prune(sparse, 0)
     for settings in ({"score": "x"}, {"distribution": "x"}, {"structure": "x"}):
         with pytest.raises(GbdnnError, match="one of"):
@@ -315,58 +370,10 @@ def test_more_bad_arguments(rng):
 
 
 def test_neurons_that_empty_the_next_layer(rng):
-    """All that a sparse layer reads is removed: refused, with the layer's number."""
+    """All that a sparse layer reads is removed: refused, with the weight's name."""
     first = np.diag(np.arange(1.0, 9.0))
     second = np.zeros((3, 8))
     second[:, :2] = 1
     network = Network([Linear(first), "relu", Linear(as_csr(second))])
-    with pytest.raises(InputError, match="Linear number 1"):
+    with pytest.raises(InputError, match=r"layers\.2\.weight"):
         prune(network, 0.75, structure=Neuron(next_columns=True))
-
-
-# -- the report ------------------------------------------------------------------------------------
-
-
-def test_report(rng):
-    network = dense_network(rng)
-    pruned = prune(network, 0.9, distribution="uniform")
-    report = pruning_report(network, pruned, batch=32, rounds=3)
-    assert report.nnz == (624, 62)
-    assert report.bytes == (network.nbytes, pruned.nbytes)
-    assert [change.nnz for change in report.layers] == [(240, 24), (320, 32), (64, 6)]
-    assert sum(change.bytes[1] for change in report.layers) == pruned.nbytes
-    assert report.density == (1.0, 62 / 624)
-    assert min(report.seconds) > 0
-    assert report.speedup == report.seconds[0] / report.seconds[1]
-    lines = str(report).splitlines()
-    head = "layer shape (out x in) nnz before nnz after density before density after bytes"
-    assert " ".join(lines[0].split()).startswith(head)
-    assert lines[1].split()[:8] == ["0", "20", "x", "12", "240", "24", "100.000%", "10.000%"]
-    assert lines[4].split()[:3] == ["total", "624", "62"]
-    assert "32 samples" in lines[5]
-    assert "medians of 3 rounds" in lines[5]
-
-
-def test_report_with_samples_and_without_timing(rng):
-    network = dense_network(rng)
-    pruned = prune(network, 0.5)
-    X = sp.csr_array(rng.standard_normal((9, 12)))
-    assert pruning_report(network, pruned, X=X, rounds=1, backend="graphblas").samples == 9
-    silent = pruning_report(network, pruned, rounds=0)
-    assert silent.seconds is None
-    assert silent.speedup is None
-    assert len(str(silent).splitlines()) == 5
-
-
-def test_report_refuses(rng):
-    network, other = dense_network(rng), random_network(rng, (12, 20, 4))
-    with pytest.raises(ShapeError, match="after"):
-        pruning_report(network, other)
-    with pytest.raises(DtypeError):
-        pruning_report(network, None)
-    with pytest.raises(InputError, match="rounds"):
-        pruning_report(network, network, rounds=-1)
-    with pytest.raises(InputError, match="batch"):
-        pruning_report(network, network, batch=0)
-    with pytest.raises(ShapeError):
-        pruning_report(network, network, X=np.ones((3, 5)))

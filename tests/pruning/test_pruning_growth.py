@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gbdnn import as_csr
-from gbdnn.backends.graphblas.start import graphblas
-from gbdnn.pruning._patterns import places_of
 from gbdnn.pruning.growth import absent, largest_absent, random_absent
 from gbdnn.topology import erdos_renyi
+from gbdnn.weights.graphblas import graphblas
+from gbdnn.weights.patterns import places as places_of
 
 SEEDS = st.integers(0, 10**6)
 
@@ -159,9 +159,8 @@ from gbdnn.topology import erdos_renyi
 
 n, entries, width = 200_000, 1_000_000, int(sys.argv[2])
 weight = erdos_renyi(n, n, density=entries / n / n, rng=0)
-form = SimpleNamespace(pattern=weight, values=weight.values)
-layer = SimpleNamespace(form=form, weight_grad=np.zeros(entries, np.float32))
-model = SimpleNamespace(layers=[layer], threads=1)
+parameter = SimpleNamespace(decays=True, weight=weight, grad=np.zeros(entries, np.float32))
+model = SimpleNamespace(parameters={"layers.0.weight": parameter}, named_layers={}, threads=1)
 rng = np.random.default_rng(0)
 Y = np.maximum(rng.standard_normal((1, n, width), dtype=np.float32), 0)
 dZ = rng.standard_normal((1, n, width), dtype=np.float32)
@@ -171,7 +170,7 @@ before = peak_rss_bytes()
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))   # the dense matrix would take 149 GiB
 observe = method.observer(state, model, 10)
 if observe is not None:
-    observe(0, dZ, Y)
+    observe("layers.0.weight", dZ, Y)
 (new,) = method.update(state, model, 10, rng).values()
 assert new.nnz == entries, new
 CSR(new.indptr, new.indices, new.values, new.shape)

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gbdnn import CSR
-from gbdnn.pruning._patterns import insert, places_of, rows_of, subset, top
+from gbdnn.weights.patterns import insert, rows_of, subset, top
+from gbdnn.weights.patterns import places as places_of
 
 
 def canonical(weight: CSR) -> CSR:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gbdnn.errors import DtypeError, InputError
-from gbdnn.pruning import SET, Never, OneShot, Periodic, Polynomial, RigL
+from gbdnn.pruning import SCHEDULES, SET, Never, OneShot, Periodic, Polynomial, RigL
+from gbdnn.pruning.schedules import schedule
 
 
 def test_zhu_and_gupta():
@@ -104,6 +105,15 @@ def test_impossible_settings(make, argument):
     with pytest.raises(InputError) as caught:
         make()
     assert caught.value.argument == argument
+
+
+@pytest.mark.parametrize("name", sorted(SCHEDULES))
+def test_names(name):
+    """A name is the class with its default settings; other objects need the methods."""
+    assert schedule(name) == SCHEDULES[name]()
+    assert schedule(schedule(name)) == schedule(name)
+    with pytest.raises(DtypeError, match="updates, progress, static"):
+        schedule(SCHEDULES[name])
 
 
 @pytest.mark.parametrize("value", ["0.5", None, True, [0.5]])

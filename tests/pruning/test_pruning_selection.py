@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 from builders import random_csr
@@ -9,11 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gbdnn.errors import DtypeError, InputError, ShapeError, UnknownNameError
-from gbdnn.pruning import NM, Block, Neuron, Unstructured
-from gbdnn.pruning._patterns import rows_of, subset
+from gbdnn.layers import Dropout, Layer, Linear, ReLU, Softmax, Tanh
+from gbdnn.pruning import NM, STRUCTURES, Block, Neuron, Unstructured
 from gbdnn.pruning.distributions import Share, by_threshold, erk, uniform
+from gbdnn.pruning.selection import followers
 from gbdnn.pruning.structures import structure
 from gbdnn.topology import erk_densities
+from gbdnn.weights import CSR
+from gbdnn.weights.patterns import rows_of, subset
 
 SEEDS = st.integers(0, 10**6)
 
@@ -147,5 +152,63 @@ def test_impossible_structures(make):
 
 @pytest.mark.parametrize(("kind", "shape"), [("2:4", (8, 10)), ("4x4", (8, 10)), ("4x4", (10, 8))])
 def test_structures_that_do_not_divide(kind, shape):
-    with pytest.raises(ShapeError, match=r"Linear number 3.*exclude="):
-        structure(kind).check(shape, "Linear number 3")
+    with pytest.raises(ShapeError, match=r"layers\.3\.weight.*exclude="):
+        structure(kind).check(shape, "layers.3.weight")
+
+
+def test_a_structure_is_one_entry(monkeypatch):
+    """A name with numbers stands for all numbers."""
+    monkeypatch.setitem(STRUCTURES, "first 1 of 2", lambda n, m: NM(n, m))
+    assert structure("first 3 of 8") == NM(3, 8)
+    with pytest.raises(UnknownNameError, match="'first 1 of 2'"):
+        structure("last 3 of 8")
+
+
+# -- which weight follows which --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Cell(Layer):
+    """A layer with two weights, of which no row is an output alone."""
+
+    kind = "cell"
+    weight_names = ("weight", "recurrent")
+    columns_of = "weight"
+    weight: CSR
+    recurrent: CSR
+
+    @property
+    def in_features(self):
+        return self.weight.shape[1]
+
+    @property
+    def out_features(self):
+        return self.weight.shape[0]
+
+
+def test_followers():
+    """Elementwise layers are passed over; a layer without such rows or columns ends a pair."""
+    linear = Linear(np.ones((4, 4)))
+    layers = [linear, ReLU(), Dropout(0.5), linear, linear, Cell(linear.weight, linear.weight)]
+    layers += [Tanh(), linear, Softmax()]
+    named = [(f"layers.{k}", layer) for k, layer in enumerate(layers)]
+    pairs, outputs = followers(named)
+    assert pairs == [
+        ("layers.0.weight", "layers.3.weight"),
+        ("layers.3.weight", "layers.4.weight"),
+        ("layers.4.weight", "layers.5.weight"),
+    ]
+    assert outputs == {"layers.7.weight"}
+    assert followers(named[:7])[1] == {"layers.5.weight", "layers.5.recurrent"}
+
+
+def test_followers_of_several_chains():
+    """The first layer of a chain does not read what another chain gives."""
+    linear = Linear(np.ones((4, 4)))
+    named = [(f"{chain}.layers.{k}", linear) for chain in ("encoder", "joint") for k in range(2)]
+    pairs, outputs = followers(named)
+    assert pairs == [
+        ("encoder.layers.0.weight", "encoder.layers.1.weight"),
+        ("joint.layers.0.weight", "joint.layers.1.weight"),
+    ]
+    assert outputs == {"encoder.layers.1.weight", "joint.layers.1.weight"}

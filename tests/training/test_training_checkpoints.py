@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -12,13 +14,21 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
-from trainings import assert_same, classifier, digits, state_of, stop_at, without_time
+from trainings import (
+    Resuming,
+    assert_same,
+    classifier,
+    digits,
+    state_of,
+    stop_at,
+    without_time,
+)
 
 from gbdnn.errors import DataUnavailableError, FileFormatError, InputError
 from gbdnn.files.tensors import read_tensors, write_tensors
 from gbdnn.pruning import Periodic, RigL, Sparsifier
-from gbdnn.training import SGD, Adam, AdamW, Constant, EarlyStopping, Trainer
-from gbdnn.training.states import decode, encode
+from gbdnn.training import SGD, Adam, AdamW, Constant, EarlyStopping
+from gbdnn.training.stored import decode, encode
 
 OFTEN = Periodic(begin=0, end=1.0, every=2)
 
@@ -30,7 +40,7 @@ def samples(count=150):
 
 def trainer(folder=None, **settings):
     defaults = {"epochs": 4, "batch_size": 32, "learning_rate": 3e-3, "backend": "dense"}
-    return Trainer(**defaults | {"threads": 1, "checkpoint": folder} | settings)
+    return Resuming(**defaults | {"threads": 1, "checkpoint": folder} | settings)
 
 
 def files(folder):
@@ -181,7 +191,7 @@ def spoil(path, how):
         write_tensors(path, {"a": np.ones(3)}, {"format": "something else"})
     elif how == "newer":
         tensors, record = read_tensors(path)
-        write_tensors(path, tensors, record | {"version": "2.0"})
+        write_tensors(path, tensors, record | {"version": "3.0"})
     else:
         how(path)
 
@@ -277,17 +287,61 @@ def test_other_networks_and_data_are_refused(tmp_path):
         trainer(tmp_path).fit(classifier(), X, y, sample_weight=weights)
 
 
-def test_functions_as_settings_are_the_same_in_another_process(tmp_path, monkeypatch):
-    """Their addresses differ there; here two functions of the same name stand for that."""
+def half(step, total):
+    return 0.5
 
-    def make():
-        def half(step, total):
-            return 0.5
 
-        return half
+def test_functions_that_cannot_be_told_apart_are_refused(tmp_path):
+    def quarter(step, total):
+        return 0.25
 
     X, y = samples()
-    a, b = make(), make()
+    for schedule in (lambda step, total: 0.5, quarter):
+        with pytest.raises(InputError, match="schedule: expected with a checkpoint"):
+            trainer(tmp_path, schedule=schedule).fit(classifier(), X, y)
+        trainer(schedule=schedule, epochs=1).fit(classifier(), X, y)  # without one they are fine
+    assert files(tmp_path) == []
+
+
+def test_going_on_must_be_asked_for(tmp_path):
+    X, y = samples()
+    stopping = trainer(tmp_path, callbacks=[stop_at(7)])
+    stopping.fit(classifier(), X, y, resume=False)
+    before = files(tmp_path)
+    with pytest.raises(InputError, match="resume=True"):
+        trainer(tmp_path).fit(classifier(), X, y, resume=False)
+    assert files(tmp_path) == before
+    result = trainer(tmp_path).fit(classifier(), X, y, resume=True)
+    assert_same(result, trainer().fit(classifier(), X, y))
+
+
+def test_a_folder_belongs_to_one_process(tmp_path):
+    X, y = samples()
+    script = """
+import fcntl, os, sys, time
+lock = os.open(sys.argv[1], os.O_RDONLY)
+fcntl.flock(lock, fcntl.LOCK_EX)
+print("locked", flush=True)
+time.sleep(60)
+"""
+    other = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert other.stdout.readline() == "locked\n"
+        with pytest.raises(InputError, match="no other process trains in"):
+            trainer(tmp_path).fit(classifier(), X, y)
+    finally:
+        other.kill()
+        other.communicate()
+    trainer(tmp_path).fit(classifier(), X, y)  # killed, it has left nothing behind
+    trainer(tmp_path).fit(classifier(), X, y)
+
+
+def test_functions_as_settings_are_the_same_in_another_process(tmp_path, monkeypatch):
+    """Their addresses differ there; here two functions of the same name stand for that."""
+    X, y = samples()
+    a, b = half, type(half)(half.__code__, {}, "half")
     assert repr(a) != repr(b)
     trainer(tmp_path, schedule=a, callbacks=[stop_at(7)]).fit(classifier(), X, y)
     result = trainer(tmp_path, schedule=b).fit(classifier(), X, y)
@@ -340,26 +394,37 @@ def say(name, value):
 
 F4 = np.float32
 FORGED = {
-    "a missing tensor": rewrite(lambda tensors, record: tensors.pop("layers.1.values")),
-    "short values": put("layers.0.values", np.ones(3, F4)),
-    "one value": put("layers.0.values", np.ones(1, F4)),
-    "NaN": rewrite(lambda tensors, record: tensors["layers.0.values"].fill(np.nan)),
-    "other dtype": put("layers.0.bias", np.zeros(32)),
-    "long bias": put("layers.0.bias", np.zeros(33, F4)),
-    "indices out of range": rewrite(lambda tensors, record: tensors["layers.0.indices_1"].fill(64)),
-    "negative pointers": rewrite(
-        lambda tensors, record: tensors["layers.0.pointers_to_1"].fill(-1)
+    "a missing tensor": rewrite(
+        lambda tensors, record: tensors.pop("parameters.layers.2.weight.values")
     ),
-    "short slot": put("slots.0.first", np.zeros(3, F4)),
-    "slot of other dtype": put("slots.1.second", np.zeros(32)),
-    "no slot": rewrite(lambda tensors, record: tensors.pop("slots.2.first")),
+    "short values": put("parameters.layers.0.weight.values", np.ones(3, F4)),
+    "one value": put("parameters.layers.0.weight.values", np.ones(1, F4)),
+    "NaN": rewrite(
+        lambda tensors, record: tensors["parameters.layers.0.weight.values"].fill(np.nan)
+    ),
+    "other dtype": put("parameters.layers.0.bias", np.zeros(32)),
+    "long bias": put("parameters.layers.0.bias", np.zeros(33, F4)),
+    "indices out of range": rewrite(
+        lambda tensors, record: tensors["parameters.layers.0.weight.indices_1"].fill(64)
+    ),
+    "negative pointers": rewrite(
+        lambda tensors, record: tensors["parameters.layers.0.weight.pointers_to_1"].fill(-1)
+    ),
+    "short slot": put("slots.layers.0.weight.first", np.zeros(3, F4)),
+    "slot of other dtype": put("slots.layers.0.bias.second", np.zeros(32)),
+    "no slot": rewrite(lambda tensors, record: tensors.pop("slots.layers.2.weight.first")),
     "negative step": say("step", -1),
     "step is text": say("step", "7"),
     "loss_sum is text": say("loss_sum", "much"),
     "records are a number": say("records", 3),
     "records of numbers": say("records", [3]),
-    "dense flags": say("dense", [True]),
-    "dense sparse layers": say("dense", [True, True]),
+    "no parameters": say("parameters", {}),
+    "a form of nothing": rewrite(
+        lambda tensors, record: record["parameters"]["layers.0.weight"].update(form="nothing")
+    ),
+    "another shape": rewrite(
+        lambda tensors, record: record["parameters"]["layers.0.weight"].update(shape=[32, 65])
+    ),
     "best is text": say("best", "best"),
     "best without network": say("best", {"value": 1.0, "epoch": 0, "network": True}),
     "lost array": say("sparse", {"$tensor": "nowhere"}),

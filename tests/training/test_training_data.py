@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 from trainings import classifier
 
 from gbdnn import Linear, Network
-from gbdnn.data.batches import ArrayBatches, StreamBatches, take
-from gbdnn.data.inputs import BitInputs, DenseInputs, SparseInputs, as_inputs
+from gbdnn.data.batches import ArrayBatches, StreamBatches
+from gbdnn.data.inputs import BitInputs, DenseInputs, Inputs, SparseInputs, as_inputs
 from gbdnn.data.samples import as_targets, as_weights, class_factors, samples
 from gbdnn.errors import DtypeError, InputError, NonFiniteError, ShapeError
-from gbdnn.layers import LOSSES
-from gbdnn.layers.functional import Loss
+from gbdnn.layers import LOSSES, Loss
 from gbdnn.training.model import Model
 
 F4 = np.dtype(np.float32)
@@ -28,7 +27,7 @@ def model(loss="cross_entropy", outputs=3, dtype=np.float32):
 
 
 def batches(count, size, *, weights=None, shuffle=True):
-    inputs = DenseInputs(np.arange(4.0 * count, dtype="f4").reshape(count, 4))
+    inputs = DenseInputs(np.arange(4.0 * count, dtype="f4").reshape(count, 4), F4)
     weights = np.ones(count) if weights is None else np.asarray(weights, float)
     return ArrayBatches(inputs, np.arange(count), weights, size, shuffle)
 
@@ -44,8 +43,9 @@ def test_an_epoch_has_each_sample_once(count, size, seed):
     assert sorted(np.concatenate([batch.ids for batch in found])) == list(range(count))
     assert [len(batch.ids) for batch in found[:-1]] == [size] * (len(found) - 1)
     for batch in found:
-        np.testing.assert_array_equal(batch.targets, batch.ids)
-        np.testing.assert_allclose(batch.weights.sum(), 1)
+        targets, weights = batch.tile(batch.ids)
+        np.testing.assert_array_equal(targets, batch.ids)
+        np.testing.assert_allclose(weights.sum(), 1)
         assert batch.total == len(batch.ids)
 
 
@@ -73,7 +73,7 @@ def test_samples_of_weight_0_are_as_if_they_were_not_there(weights):
     assert len(found) == len(without) == -(-len(used) // 4)
     for a, b in zip(found, without, strict=True):
         assert a.ids.tolist() == used[b.ids].tolist()
-        np.testing.assert_array_equal(a.weights, b.weights)
+        np.testing.assert_array_equal(a.tile(a.ids)[1], b.tile(b.ids)[1])
 
 
 def test_take(rng):
@@ -81,7 +81,7 @@ def test_take(rng):
     X = bits.astype("f4")
     packed = np.packbits(bits.T, axis=1)
     kinds = [
-        DenseInputs(X), DenseInputs(np.asfortranarray(X)), DenseInputs(bits),
+        DenseInputs(X, F4), DenseInputs(np.asfortranarray(X), F4), DenseInputs(bits, F4),
         as_inputs(sp.csr_array(X), 9, F4), BitInputs(packed, 20), _Other(X),
     ]  # fmt: skip
     assert isinstance(kinds[3], SparseInputs)
@@ -89,18 +89,23 @@ def test_take(rng):
         ids = np.array(ids, np.int64)
         for inputs in kinds:
             out = np.full((9, len(ids)), np.nan, "f4")
-            take(inputs, ids, out)
+            inputs.load(ids, out[None])
             np.testing.assert_array_equal(out, X[ids].T)
+    for start, stop in ((0, 20), (8, 16), (3, 11), (5, 5)):
+        for inputs in kinds:
+            out = np.full((9, stop - start), np.nan, "f4")
+            inputs.load(slice(start, stop), out[None])
+            np.testing.assert_array_equal(out, X[start:stop].T)
 
 
-class _Other:
+class _Other(Inputs):
     """Inputs of some other kind."""
 
     def __init__(self, X):
         self.X, self.count, self.features = X, len(X), X.shape[1]
 
-    def load(self, start, stop, out):
-        out[...] = self.X[start:stop].T
+    def load(self, ids, out):
+        out[0] = self.X[ids].T
 
 
 # -- iterables -------------------------------------------------------------------------------------
@@ -111,7 +116,7 @@ ITEMS = [(np.full((2, 4), k), [k % 3, 0], [1, 3]) for k in range(5)]
 
 def first(batch):
     out = np.empty((4, len(batch.ids)), "f4")
-    take(batch.inputs, batch.ids, out)
+    batch.inputs.load(batch.ids, out[None])
     return int(out[0, 0])
 
 
@@ -122,7 +127,7 @@ def test_a_list_starts_anew_each_epoch():
         assert [first(batch) for batch in stream.epoch(epoch, 0)] == [0, 1, 2, 3, 4]
     assert [first(batch) for batch in stream.epoch(0, 0, 3)] == [3, 4]
     batch = next(stream.epoch(0, 0))
-    np.testing.assert_array_equal(batch.weights, [0.25, 0.75])
+    np.testing.assert_array_equal(batch.tile(batch.ids)[1], [0.25, 0.75])
     assert batch.total == 4
 
 
@@ -142,7 +147,8 @@ def test_a_generator_has_no_length():
 
 def test_class_factors_of_a_stream():
     stream = StreamBatches([(np.ones((2, 4)), [0, 2])], model(), factors=np.array([1, 1, 3.0]))
-    np.testing.assert_array_equal(next(stream.epoch(0, 0)).weights, [0.25, 0.75])
+    batch = next(stream.epoch(0, 0))
+    np.testing.assert_array_equal(batch.tile(batch.ids)[1], [0.25, 0.75])
 
 
 @pytest.mark.parametrize(
@@ -286,5 +292,5 @@ def test_bad_class_weights(weight, loss, error):
 
 def test_a_loss_of_ones_own_needs_no_registration():
     """`Takes` is all that the door asks for."""
-    own = Loss("own", lambda Z, targets, weights: 0.0, "values")
+    own = Loss("own", lambda Z, targets, weights: 0.0, "values", lambda *_: 0.0)
     assert as_targets([[1, 2]], 1, 2, own, F4).shape == (1, 2)

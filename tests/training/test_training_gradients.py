@@ -12,6 +12,7 @@ from builders import ALL, THREADS, random_csr, random_dense
 from gradients import check_gradient
 
 from gbdnn import Linear, Network, layers
+from gbdnn.data.batches import Batch
 from gbdnn.data.inputs import as_inputs
 from gbdnn.layers import LOSSES, Dropout
 from gbdnn.training.model import Model
@@ -63,27 +64,25 @@ class Problem:
         self.weights = rng.random(samples) / samples
 
     def point(self) -> list[Any]:
-        return [value.copy() for value, _ in self.model.parameters()]
+        return [parameter.value.copy() for parameter in self.model.parameters.values()]
 
     def evaluate(self, point: Any, observe: Any = None) -> float:
-        for (value, _), wanted in zip(self.model.parameters(), point, strict=True):
-            value[...] = wanted
+        for parameter, wanted in zip(self.model.parameters.values(), point, strict=True):
+            parameter.value[...] = wanted
         self.model.changed()
-        return self.model.loss_and_gradients(
-            self.inputs, self.ids, self.targets, self.weights,
-            rng=np.random.default_rng(5), observe=observe,
-        )  # fmt: skip
+        batch = Batch(self.inputs, self.ids, self.targets, self.weights, 1.0)
+        return self.model.loss_and_gradients(batch, rng=np.random.default_rng(5), observe=observe)
 
     def gradient(self, point: Any) -> list[Any]:
-        for _, gradient in self.model.parameters():
-            gradient[...] = np.nan
+        for parameter in self.model.parameters.values():
+            parameter.grad[...] = np.nan
         self.evaluate(point)
-        return [gradient.copy() for _, gradient in self.model.parameters()]
+        return [parameter.grad.copy() for parameter in self.model.parameters.values()]
 
     def kinks(self, point: Any) -> Any:
         """Return which neurons pass gradients on, and the signs of what they say."""
         sides: list[Any] = []
-        self.evaluate(point, lambda k, dZ, Y: sides.extend([dZ.ravel() != 0, Y.ravel() > 0]))
+        self.evaluate(point, lambda name, dZ, Y: sides.extend([dZ.ravel() != 0, Y.ravel() > 0]))
         return np.concatenate(sides)
 
     def check(self, rng: np.random.Generator, factor: float = 1.0) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
-from trainings import assert_same, classifier, digits, state_of
+from trainings import Resuming, assert_same, classifier, digits, state_of
 
 from gbdnn.errors import TrainingInterrupted
 from gbdnn.files import tensors
 from gbdnn.pruning import SET, Periodic, Sparsifier
-from gbdnn.training import Adam, Trainer
+from gbdnn.training import Adam
 from gbdnn.training.interrupts import uninterrupted
 
 
@@ -41,7 +44,7 @@ class Impatient(Adam):
 def trainer(**settings):
     rewiring = Sparsifier(schedule=Periodic(begin=0, end=1.0, every=3), growth=SET())
     defaults = {"epochs": 3, "batch_size": 32, "learning_rate": 3e-3, "backend": "dense"}
-    return Trainer(**defaults | {"threads": 1, "sparsifier": rewiring} | settings)
+    return Resuming(**defaults | {"threads": 1, "sparsifier": rewiring} | settings)
 
 
 def samples():
@@ -65,13 +68,13 @@ def test_in_the_middle_of_an_update():
 def test_anywhere(place, monkeypatch, tmp_path):
     """The checkpoint goes on as if nothing had happened, wherever Ctrl-C came."""
     from gbdnn.backends.dense import DenseBackend
-    from gbdnn.training.validation import HeldOut
+    from gbdnn.training.model import Model
 
     owner, name = {
         "forward": (DenseBackend, "affine"),
-        "backward": (DenseBackend, "affine_weight_grad"),
+        "backward": (DenseBackend, "weight_grad"),
         "pattern": (Sparsifier, "update"),
-        "validation": (HeldOut, "measure"),
+        "validation": (Model, "measure"),
     }.get(place, (None, ""))
     left = [12 if place in ("forward", "backward") else 7 if place == "pattern" else 2]
 
@@ -194,3 +197,51 @@ def test_training_in_another_thread():
     thread.join()
     assert state_of(found[0].network) == state_of(trainer().fit(classifier(), X, y).network)
     assert np.isfinite(found[0].history["loss"]).all()
+
+
+SIGTERM_SCRIPT = """
+import os, signal, sys
+from trainings import classifier, digits
+from gbdnn.errors import TrainingInterrupted
+from gbdnn.training import Trainer
+
+def stop(event):
+    if event.kind == "step" and event.step == 7:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+X, y = digits()
+trainer = Trainer(epochs=3, batch_size=32, backend="dense", threads=1, checkpoint=sys.argv[1],
+                  callbacks=[stop])
+try:
+    trainer.fit(classifier(), X[:150], y[:150])
+except TrainingInterrupted as error:
+    assert error.signal == signal.SIGTERM
+    assert error.result.stopped == "interrupted"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    sys.exit(128 + error.signal)
+"""
+
+
+def test_sigterm_ends_a_training_like_ctrl_c(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", SIGTERM_SCRIPT, str(tmp_path)], cwd=Path(__file__).parent.parent,
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 143, done.stderr
+    assert [path.name for path in tmp_path.iterdir()][-1:] != []
+    X, y = samples()
+    settings = {"learning_rate": 1e-3, "sparsifier": None}
+    result = trainer(**settings, checkpoint=tmp_path).fit(classifier(), X, y)
+    assert_same(result, trainer(**settings).fit(classifier(), X, y))
+
+
+def test_a_handler_of_ones_own_is_left_alone():
+    arrived = []
+    before = signal.signal(signal.SIGTERM, lambda *_: arrived.append(1))
+    try:
+        X, y = samples()
+        stop = trainer(callbacks=[lambda event: signal.raise_signal(signal.SIGTERM)])
+        stop.fit(classifier(), X, y)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert len(arrived) > 10

@@ -17,7 +17,7 @@ import pytest
 SCRIPT = """
 import os, pickle, signal, sys
 import numpy as np
-from trainings import classifier, state_of, without_time
+from trainings import Resuming, classifier, slots_of, state_of, without_time
 from gbdnn.pruning import Periodic, RigL, Sparsifier
 from gbdnn.training import EarlyStopping, Trainer
 
@@ -36,7 +36,7 @@ os.replace = lambda *names: (die("replace"), replace(*names))
 
 rng = np.random.default_rng(0)
 X, y = rng.random((400, 64)), rng.integers(0, 10, 400)
-trainer = Trainer(
+trainer = Resuming(
     epochs=6, batch_size=48, learning_rate=5e-3, schedule="cosine", clip_norm=1.0,
     sparsifier=Sparsifier(0.8, score="movement", schedule=Periodic(0, 1.0, 3), growth=RigL()),
     early_stopping=EarlyStopping(monitor="loss", patience=3),
@@ -47,7 +47,7 @@ trainer = Trainer(
 )
 result = trainer.fit(classifier(dropout=0.3, hidden=48), X, y, validation=(X[:90], y[:90]))
 training = result.training
-slots = [{name: v.tobytes() for name, v in slot.items()} for slot in training.slots]
+slots = slots_of(training)
 found = (state_of(result.network), state_of(training.network()), slots, without_time(result))
 open(out, "wb").write(pickle.dumps((training.step, found)))
 """

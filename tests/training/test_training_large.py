@@ -12,22 +12,26 @@ from gbdnn.data.inputs import as_inputs
 from gbdnn.machine import peak_rss_bytes
 from gbdnn.topology import erdos_renyi
 from gbdnn.data.batches import Batch
-from gbdnn.training.loop import Training
+from gbdnn.layers import LOSSES
+from gbdnn.training.step import Training
+from gbdnn.training.model import Model
 
 N, NNZ, BATCH = 1_000_000, 50_000_000, 16
 weight = erdos_renyi(N, N, density=NNZ / N**2, rng=0)
 assert weight.nnz == NNZ
 network = Network([Linear(weight), "relu"])
 before = peak_rss_bytes()
-training = Training(Trainer(loss="mse", batch_size=BATCH), network)
+model = Model(network, loss=LOSSES["mse"])
+training = Training(Trainer(loss="mse", batch_size=BATCH), model)
 rng = np.random.default_rng(0)
 X, y = rng.random((2, BATCH, N), dtype=np.float32)
 inputs = as_inputs(X, N, np.dtype(np.float32))
-batch = Batch(inputs, np.arange(BATCH), y, np.full(BATCH, 1 / BATCH), float(BATCH))
-values = training.model.layers[0].form.values.copy()
+batch = Batch(inputs, np.arange(BATCH), y, np.ones(BATCH), float(BATCH))
+values = model.parameters["layers.0.weight"].value.copy()
+training.total = 3
 losses = [training.train_step(batch) for _ in range(3)]
 assert losses[2] < losses[1] < losses[0], losses
-assert (training.model.layers[0].form.values != values).any()
+assert (model.parameters["layers.0.weight"].value != values).any()
 print(training.nbytes / NNZ, peak_rss_bytes() - before)
 """
 

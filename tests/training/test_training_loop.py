@@ -19,7 +19,7 @@ from gbdnn.errors import (
 )
 from gbdnn.pruning import Periodic, sparsifier
 from gbdnn.training import SGD, AdamW, Cosine, EarlyStopping, StepDecay, Trainer
-from gbdnn.weights.csr import places
+from gbdnn.weights.patterns import places
 
 
 def accuracy(network, X, y):
@@ -69,12 +69,9 @@ def test_sparse_training(name):
         assert sum(nnz) == round(0.1 * (48 * 64 + 10 * 48))
     assert result.history["nnz"][-1] == sum(nnz)
     assert result.history["density"][-1] == sum(nnz) / (48 * 64 + 10 * 48)
-    for pattern in (layer.form.pattern for layer in result.training.model.layers):
-        assert pattern.nnz in nnz
-    for slot, (value, _) in zip(
-        result.training.slots, result.training.model.parameters(), strict=True
-    ):
-        assert {vector.shape for vector in slot.values()} == {value.shape}
+    for parameter in result.training.model.parameters.values():
+        assert not parameter.decays or parameter.pattern.nnz in nnz
+        assert {vector.shape for vector in parameter.slots.values()} == {parameter.value.shape}
 
 
 def test_new_weights_start_with_the_second_moment_of_their_layer():
@@ -83,11 +80,10 @@ def test_new_weights_start_with_the_second_moment_of_their_layer():
     seen = []
 
     def look(event):
-        form = event.training.model.layers[0].form
-        pattern = form.pattern
-        moments = {name: v.copy() for name, v in event.training.slots[0].items()}
+        parameter = event.training.model.parameters["layers.0.weight"]
+        moments = {name: v.copy() for name, v in parameter.slots.items()}
         if event.kind == "step":
-            seen.append((pattern, form.values.copy(), moments))
+            seen.append((parameter.pattern, parameter.value.copy(), moments))
 
     changes = Periodic(begin=10, end=31, every=10)  # after 20, 30 steps; the last changes nothing
     trainer = quick(
@@ -144,7 +140,7 @@ def test_double_precision_and_dense_layers(dense, backend):
     result = quick(backend=backend).fit(network, X, y)
     assert result.network.dtype == np.float64
     weights = [layer.weight for layer in result.network.layers if isinstance(layer, Linear)]
-    assert [isinstance(weight, np.ndarray) for weight in weights] == [dense] * 2
+    assert [weight.form == "dense" for weight in weights] == [dense] * 2
     assert result.network.metadata == {"name": "mine"}
     single = quick(backend=backend).fit(network.astype(np.float32), *digits())
     np.testing.assert_allclose(result.history["loss"], single.history["loss"], rtol=1e-4)
@@ -159,7 +155,7 @@ def test_a_relu_at_the_end():
 
 def test_the_bytes_of_a_training():
     training = quick().fit(classifier(), *some()).training
-    values = sum(value.nbytes for value, _ in training.model.parameters())
+    values = sum(parameter.value.nbytes for parameter in training.model.parameters.values())
     assert training.nbytes == training.model.nbytes + 2 * values
 
 
@@ -226,12 +222,10 @@ def test_weights_are_repetitions(loss, backend, rng):
     repeated = quick(**once, batch_size=17, backend=backend).fit(
         network, np.repeat(X, counts, axis=0), np.repeat(y, counts, axis=0)
     )
-    pairs = zip(
-        weighted.training.model.parameters(), repeated.training.model.parameters(), strict=True
-    )
-    for (_, one), (_, other) in pairs:
-        np.testing.assert_allclose(one, other, rtol=0, atol=1e-13)
-        assert abs(one).max() > 1e-3
+    pairs = (result.training.model.parameters.values() for result in (weighted, repeated))
+    for one, other in zip(*pairs, strict=True):
+        np.testing.assert_allclose(one.grad, other.grad, rtol=0, atol=1e-13)
+        assert abs(one.grad).max() > 1e-3
     np.testing.assert_allclose(weighted.history["loss"], repeated.history["loss"], rtol=1e-12)
 
 
@@ -280,7 +274,7 @@ def test_against_torch_over_many_steps():
     ours = quick(optimizer=AdamW(weight_decay=0.1), schedule=Cosine(), shuffle=False, epochs=3)
     result = ours.fit(network, X, y)
     linears = [layer for layer in network.layers if isinstance(layer, Linear)]
-    W = [torch.tensor(linear.weight, requires_grad=True) for linear in linears]
+    W = [torch.tensor(linear.weight.values, requires_grad=True) for linear in linears]
     b = [
         torch.zeros(linear.out_features, dtype=torch.float64, requires_grad=True)
         for linear in linears
@@ -314,7 +308,7 @@ def test_divergence_keeps_finite_weights():
         trainer.fit(classifier(), X, y)
     result = caught.value.result
     assert result.stopped == "diverged"
-    assert all(np.isfinite(value).all() for value, _ in result.training.model.parameters())
+    assert all(np.isfinite(p.value).all() for p in result.training.model.parameters.values())
     result.network.predict(np.zeros((1, 64)))
 
 

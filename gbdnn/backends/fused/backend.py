@@ -1,111 +1,36 @@
 """The fused backend: out = h(W Y + b) in one pass over `out`, at the speed of the first caches.
 
-The machine code is in `_kernels`, the form of the weights in `_groups`. Here are the checks, the
-threads and the compilation.
+The machine code is in `kernels` and `gradients`, the form of the weights in `weight` and `groups`,
+whole networks for small batches in `program`. Here are the checks and the threads: they split the
+rows of the left matrix and take each tile in turn, so that no two write to the same place and no
+bit depends on their number.
 """
 
 from __future__ import annotations
 
-import logging
-import math
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache, cached_property
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import llvmlite.binding
 import numpy as np
-import numpy.typing as npt
-from numba.core import event
 
-from gbdnn.backends.arrays import check_memory
-from gbdnn.backends.base import Activation
-from gbdnn.backends.fused import columns, gradients, interpreter, kernels, products, program
-from gbdnn.backends.fused.groups import Grouped, GroupedRows, group_dense, group_rows
-from gbdnn.backends.fused.products import FusedTrainable
+from gbdnn.backends.arrays import check_affine, check_tiles, check_values
+from gbdnn.backends.base import UNBOUNDED, Affine, Backend, Bounds
+from gbdnn.backends.fused import columns, gradients, kernels
+from gbdnn.backends.fused.groups import Grouped, Piece, is_wide
+from gbdnn.backends.fused.program import FusedProgram
+from gbdnn.backends.fused.weight import FusedWeight
 from gbdnn.backends.workers import share
-from gbdnn.errors import ShapeError
-from gbdnn.weights.csr import CSR
+from gbdnn.types import Array
 
-__all__ = ["FusedBackend", "FusedWeight", "on_compile", "preferred_tile"]
+__all__ = ["FusedBackend", "FusedWeight"]
 
-Array = npt.NDArray[Any]
-Arguments = tuple[Any, ...]  # of `kernels.layer`, up to the batch
-Share = list[tuple[Arguments, bool]]
 SMALL = 1 << 22  # edges x columns below which a second thread costs more than it gives (150 us)
 LATENCY = 16  # columns that one column costs as much as: indices and values are read for each
-WIDE = 128  # bytes of a row of Y from which blocks of columns pay: 32 float32
-
-on_compile: Callable[[str], None] | None = None
-"""Called with a message when kernels must be compiled; by default it goes to the log 'gbdnn'."""
+PIECES = 3  # ranges of rows for each thread: who is disturbed takes fewer
+TILE = 1 << 19  # bytes of Y that stay in the second cache while W streams by
 
 
-@dataclass(frozen=True, eq=False)
-class FusedWeight:
-    """A weight grouped by patterns (see `groups`). Read-only, shared by threads."""
-
-    shape: tuple[int, int]
-    dtype: np.dtype[Any]
-    edges: int
-    iso: bool
-    grouped: Grouped
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of indices, values and tables."""
-        return self.grouped.nbytes
-
-    @cached_property
-    def whole(self) -> Share:
-        """All rows, as the leading arguments of `kernels.layer`, and whether bounds apply."""
-        return self.shares(1)[0]
-
-    @cached_property
-    def whole_in_blocks(self) -> Share:
-        """The same in blocks of columns, for wide batches."""
-        return self.shares(1, blocked=True)[0]
-
-    def shares(self, threads: int, *, blocked: bool = False) -> list[Share]:
-        """Cut the groups of each part into `threads` ranges with equally many edges."""
-        form = self.grouped.blocks if blocked and self.grouped.blocks else self.grouped
-        work = [_work(part) for part in form.parts]
-        if form is self.grouped.blocks:  # one thread must see a row through all blocks
-            work = [np.sum(work, axis=0)] * len(work)
-        cuts = [_cut(each, threads) for each in work]
-        return [
-            [
-                (self._arguments(form, part, cut[k], cut[k + 1]), part.final)
-                for part, cut in zip(form.parts, cuts, strict=True)
-            ]
-            for k in range(threads)
-        ]
-
-    def _arguments(self, form: Grouped, part: GroupedRows, first: int, last: int) -> Arguments:
-        strip = kernels.STRIP if part.rows == 1 else _widest_group_strip()
-        arrays = (part.table, form.indices, part.values)
-        return (part.rows, int(self.iso), *arrays, first, last, int(part.resume), strip)
-
-
-def _work(part: GroupedRows) -> Array:
-    """Return the work of each group: its non-zeros, and a row costs about as much as 8."""
-    return (part.table[:, 1] - part.table[:, 0] + 8) * part.rows
-
-
-def _cut(work: Array, threads: int) -> list[int]:
-    done = np.cumsum(work)
-    goals = done[-1] * np.arange(1, threads) / threads
-    return [0, *np.searchsorted(done, goals).tolist(), len(work)]
-
-
-def _run(share: Share, batch: tuple[Array, Array, Array], low: float, high: float) -> None:
-    for weight, final in share:
-        bounds = (low, high) if final else (-math.inf, math.inf)
-        kernels.layer(*weight, *batch, *bounds)
-
-
-class FusedBackend:
+class FusedBackend(Backend):
     """Y_{k+1} = h(W_k Y_k + b_k), register-blocked, bias and bounds applied before the one store.
 
     Sums are taken with fused multiply-adds in an order that depends on the width of the batch:
@@ -114,218 +39,111 @@ class FusedBackend:
     """
 
     name = "fused"
-    columns = columns
-
-    def prepare(self, weight: CSR | Array) -> FusedWeight:
-        """Group the rows; indices become uint16 where they fit.
-
-        Sparse weights without common patterns are not copied, except for narrower indices and,
-        where 6 % or more of the places are stored, for a second copy in blocks of columns.
-        """
-        if isinstance(weight, CSR):
-            grouped, edges, iso = group_rows(weight), weight.nnz, len(weight.values) == 1
-        else:
-            grouped, edges, iso = group_dense(weight), weight.size, False
-        _ensure_compiled(weight.dtype, grouped.indices.dtype)
-        shape = (int(weight.shape[0]), int(weight.shape[1]))
-        return FusedWeight(shape, weight.dtype, edges, iso, grouped)
+    forms = {"csr": FusedWeight, "dense": FusedWeight}  # noqa: RUF012
 
     def affine(
         self,
-        w: FusedWeight | FusedTrainable,
+        w: FusedWeight,
         Y: Array,
-        bias: Array,
-        activation: Activation,
+        bias: Array | None,
         out: Array,
+        *,
+        clamp: Bounds | None = None,
+        accumulate: bool = False,
         threads: int = 1,
     ) -> None:
-        """Compute out = h(W Y + b).
+        """Compute out = clamp(W Y + b), or clamp(out + W Y + b); see `Backend.affine`.
 
-        Activations with an attribute `clamp` = (low, high) are h(z) = min(max(z, low), high) and
-        cost nothing; others are applied to `out` afterwards. NaN stays NaN.
-
-        Parameters
-        ----------
-        w : FusedWeight or FusedTrainable
-            With the latter Y and out are tile-major, (tiles, features, width).
-        Y : ndarray, shape (in_features, batch), C-contiguous
-            Any batch; a 64-byte aligned array is twice as fast.
-        bias : ndarray, shape () or (out_features,)
-        activation : Activation
-        out : ndarray, shape (out_features, batch), C-contiguous, must not overlap Y
-        threads : int
-            Rows are split among so many threads where there is enough work.
-
-        Raises
-        ------
-        ShapeError, DtypeError, InputError
-            For arrays that the compiled code cannot use.
+        Bounds cost nothing. Any width is right; a 64-byte aligned Y is twice as fast. Threads are
+        used where there is enough work.
         """
-        if isinstance(w, FusedTrainable):
-            products.affine(w, Y, bias, activation, out, threads)
-            return
-        _check(w, Y, bias, out)
-        clamp: tuple[float, float] | None = getattr(activation, "clamp", None)
-        low, high = (-math.inf, math.inf) if clamp is None else clamp
-        batch = (bias.reshape(-1), Y, out)
-        blocked = Y.shape[1] * w.dtype.itemsize >= WIDE
-        if threads > 1 and w.edges * max(Y.shape[1], LATENCY) >= SMALL:
-            shares = w.shares(threads, blocked=blocked)
-            share(lambda part: _run(part, batch, low, high), shares, threads)
-        else:
-            _run(w.whole_in_blocks if blocked else w.whole, batch, low, high)
-        if clamp is None:
-            activation.apply(out)
+        check_affine(w, Y, bias, out)
+        form = w.rows.suited(is_wide(Y.shape[2] * w.dtype.itemsize))
+        _product(form, w.edges, Y, bias, out, threads, clamp or UNBOUNDED, accumulate)
 
-    def tile_width(self, features: int, dtype: np.dtype[Any]) -> int:
-        """See `preferred_tile`."""
-        return preferred_tile(features, dtype)
+    def input_grad(self, w: FusedWeight, dZ: Array, out: Array, threads: int = 1) -> None:
+        """Compute out = W^T dZ; see `Backend.input_grad`."""
+        check_tiles(w, dZ, out, names=("dZ", "out"))
+        _product(w.transposed, w.edges, dZ, None, out, threads)
 
-    def chain(self, steps: Sequence[Any]) -> program.Chain | None:
-        """Return layers as one compiled call for small batches; None if they do not allow it."""
-        with event.install_listener("numba:compile", _Announce()):
-            return program.link(steps)
-
-    @contextmanager
-    def pinned(self, threads: int) -> Iterator[None]:
-        """Do nothing: there is no library underneath, `threads` of `affine` is all there is."""
-        yield
-
-    # -- training ----------------------------------------------------------------------------------
-
-    def trainable(self, weight: CSR | Array) -> FusedTrainable:
-        """Build W and W^T over one vector of values, a copy of the weight's.
-
-        Beside `pattern` and `values` (8 bytes a non-zero in float32) the form holds W^T, 6 bytes
-        (8 above 65,536 output features), uint16 indices of W up to 65,536 input features, 2 bytes,
-        and tables of 64 bytes a row and column.
-        """
-        form = products.build(weight)
-        for rows in (form.forward, form.backward):
-            _ensure_gradients_compiled(form.values.dtype, rows.indices.dtype)
-        return form
-
-    def affine_input_grad(self, w: FusedTrainable, dZ: Array, out: Array, threads: int = 1) -> None:
-        """Compute out = W^T dZ, the gradient with respect to Y of that with respect to W Y + b.
-
-        Parameters
-        ----------
-        w : FusedTrainable
-        dZ : ndarray, shape (tiles, out_features, width), C-contiguous
-        out : ndarray, shape (tiles, in_features, width), C-contiguous, must not overlap dZ
-        threads : int
-            Rows of W^T are split; no bit of the result depends on it.
-
-        Raises
-        ------
-        ShapeError, DtypeError, InputError
-            For arrays that the compiled code cannot use.
-        """
-        products.input_grad(w, dZ, out, threads)
-
-    def affine_weight_grad(
-        self, w: FusedTrainable, dZ: Array, Y: Array, out: Array, threads: int = 1
+    def weight_grad(
+        self, w: FusedWeight, dZ: Array, Y: Array, out: Array, threads: int = 1
     ) -> None:
         """Compute out[k] = sum over tiles and columns of dZ[:, i] Y[:, j], (i, j) of entry k.
 
-        That is dZ Y^T where W stores an entry, O(nnz x batch): nothing else of it is computed.
-
-        Parameters
-        ----------
-        w : FusedTrainable
-        dZ : ndarray, shape (tiles, out_features, width), C-contiguous
-        Y : ndarray, shape (tiles, in_features, width), C-contiguous
-        out : ndarray, shape (nnz,), C-contiguous
-            Overwritten.
-        threads : int
-            Rows of W are split; no bit of the result depends on it.
-
-        Raises
-        ------
-        ShapeError, DtypeError, InputError
-            For arrays that the compiled code cannot use.
+        That is dZ Y^T where W stores an entry, O(nnz x batch): nothing else of it is computed. See
+        `Backend.weight_grad`.
         """
-        products.weight_grad(w, dZ, Y, out, threads)
+        check_tiles(w, dZ, Y, names=("dZ", "Y"))
+        check_values(w, out)
+        if Y.size == 0:
+            out.fill(0)
+            return
 
-    def training_width(self, features: int, dtype: np.dtype[Any], batch: int) -> int:
-        """Return 64 float32 columns, 32 above 2,048 features, fewer for smaller batches.
+        def run(pieces: list[Piece]) -> None:
+            for piece in pieces:
+                gradients.weight_grad(
+                    piece.table, piece.indices, dZ, Y, piece.first, piece.last, out
+                )
 
-        A tile of Y, 512 KiB, then stays in the second cache while the weights stream by.
+        _over_rows(run, w.rows, w.edges, Y, threads)
+
+    def width(self, features: int, dtype: np.dtype[Any], batch: int | None = None) -> int:
+        """Return the fastest number of columns of a tile.
+
+        For prediction: a call costs 3 us and the GIL, so narrow layers get wide tiles, 512 KiB of
+        Y; at least one strip, 64 float32 or 32 float64 columns, as long as that does not exceed
+        1 MiB, the second cache; then half a strip.
+
+        In training: one strip, half a strip where that exceeds 512 KiB, fewer for smaller batches.
+        A tile of Y then stays in the second cache while the weights stream by.
         """
-        return products.best_width(features, dtype, batch)
+        itemsize = dtype.itemsize
+        lanes, strip = kernels.VECTOR // itemsize, kernels.STRIP // itemsize
+        if batch is not None:
+            if features * kernels.STRIP > TILE:
+                strip //= 2
+            return min(strip, -(-max(batch, 1) // lanes) * lanes)
+        if features * kernels.STRIP > 2 * TILE:
+            return strip // 2
+        return min(max(TILE // (features * itemsize) // strip * strip, strip), 8 * strip)
+
+    def program(self, affines: Sequence[Affine]) -> FusedProgram | None:
+        """Return affine maps of one dtype as one call for small batches."""
+        same = len({affine.weight.dtype for affine in affines}) == 1
+        return FusedProgram(affines) if same else None
+
+    def constant_columns(self, Y: Array) -> Array:
+        """Return for each column of Y whether all its values are equal; NaN equals nothing."""
+        found: Array = columns.constant(Y)
+        return found
+
+    def pack_columns(self, Y: Array, chosen: Array, out: Array) -> None:
+        """Copy columns `chosen` of Y to the front of `out`, and fill its others with zeros."""
+        columns.pack(Y, chosen, out)
 
 
-@cache
-def preferred_tile(features: int, dtype: npt.DTypeLike) -> int:
-    """Return the fastest number of columns of a tile for layers of `features` neurons.
+def _product(
+    form: Grouped, edges: int, Y: Array, bias: Array | None, out: Array, threads: int,
+    bounds: Bounds = UNBOUNDED, accumulate: bool = False,
+) -> None:  # fmt: skip
+    """Compute out = clamp([out +] W Y + b) for all tiles; `form` is W."""
+    vector = np.zeros(1, Y.dtype) if bias is None else bias.reshape(-1)
+    first = kernels.FROM_BIAS
+    if accumulate:
+        first = kernels.FROM_OUT if bias is None else kernels.FROM_BOTH
 
-    A call costs 3 us and the GIL, so narrow layers get wide tiles: 512 KiB of Y. It is at least one
-    strip, 64 float32 or 32 float64 columns, as long as that does not exceed 1 MiB, the second
-    cache; then half a strip.
-    """
-    itemsize = np.dtype(dtype).itemsize
-    strip = kernels.STRIP // itemsize
-    if features * kernels.STRIP > 1 << 20:
-        return strip // 2
-    return int(np.clip((1 << 19) // (features * itemsize) // strip * strip, strip, 8 * strip))
+    def run(pieces: list[Piece]) -> None:
+        for piece in pieces:
+            limits = bounds if piece.final else UNBOUNDED
+            kernels.product(*piece.matrix, piece.origin or first, vector, Y, out, *limits)
 
-
-def _check(w: FusedWeight, Y: Array, bias: Array, out: Array) -> None:
-    """Refuse what would make the compiled code read or write elsewhere."""
-    rows, columns = w.shape
-    if Y.ndim != 2 or Y.shape[0] != columns:
-        raise ShapeError("Y", f"shape ({columns}, batch)", f"shape {Y.shape}")
-    if out.shape != (rows, Y.shape[1]):
-        raise ShapeError("out", f"shape {(rows, Y.shape[1])}", f"shape {out.shape}")
-    if bias.shape not in ((), (rows,)):
-        raise ShapeError("bias", f"shape () or ({rows},)", f"shape {bias.shape}")
-    for name, array in (("Y", Y), ("bias", bias), ("out", out)):
-        check_memory(name, array, w.dtype)
+    _over_rows(run, form, edges, Y, threads)
 
 
-@cache
-def _widest_group_strip() -> int:
-    """Return the widest strip for which four rows' sums fit into the registers.
-
-    It is a choice of speed only. 64 bytes and four rows are 4 registers of AVX-512, 8 of AVX2, 16
-    of SSE and NEON; the four times wider strip needs the 32 registers of AVX-512.
-    """
-    wide = llvmlite.binding.get_host_cpu_features().get("avx512f", False)
-    return kernels.STRIP if wide else kernels.VECTOR
-
-
-class _Announce(event.Listener):
-    """Tells the user about numba's compilations; loading from the disk cache raises no event."""
-
-    def on_start(self, event: Any) -> None:
-        own = (kernels.layer, gradients.weight_grad, interpreter.participate)
-        if event.data["dispatcher"] not in own:
-            return  # its parts
-        message = "compiling the fused kernels (some seconds, once; cached on disk)"
-        if on_compile is not None:
-            on_compile(message)
-        else:
-            logging.getLogger("gbdnn").info(message)
-
-    def on_end(self, event: Any) -> None:
-        pass
-
-
-@cache
-def _ensure_compiled(real: np.dtype[Any], index: np.dtype[Any]) -> None:
-    """Load the kernel from the disk cache, or compile it."""
-    with _compiling, event.install_listener("numba:compile", _Announce()):
-        # Outside of this function numba must convert, not compile again for a writable array.
-        kernels.layer.disable_compile(False)
-        kernels.layer.compile(kernels.layer_signature(real, index))
-        kernels.layer.disable_compile()
-
-
-@cache
-def _ensure_gradients_compiled(real: np.dtype[Any], index: np.dtype[Any]) -> None:
-    """Do the same for the kernels of training."""
-    with _compiling, event.install_listener("numba:compile", _Announce()):
-        gradients.ensure_compiled(real, index)
-
-
-_compiling = threading.Lock()
+def _over_rows(
+    run: Callable[[list[Piece]], None], form: Grouped, edges: int, Y: Array, threads: int
+) -> None:
+    """Call `run` for ranges of rows, on several threads where there is enough work."""
+    split = threads > 1 and edges * max(Y.shape[0] * Y.shape[2], LATENCY) >= SMALL
+    share(run, form.shares(threads * PIECES if split else 1), threads)

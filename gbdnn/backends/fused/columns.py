@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gbdnn.backends.fused.kernels import jit
+from gbdnn.backends.fused.compilation import jit
 
 __all__ = ["constant", "pack"]
 

@@ -1,4 +1,4 @@
-"""Compiled kernels of training: products of tiles, dW = (dZ Y^T) at W's pattern, W^T's values.
+"""Compiled kernels of training: dW = (dZ Y^T) at W's pattern, and W^T's values.
 
 dW at entry (i, j) is the dot product of row i of dZ with row j of Y. A strip of row i stays in
 registers over all non-zeros of the row, so that each costs the loads of Y's strip and as many
@@ -7,7 +7,7 @@ for each non-zero. As many non-zeros as a vector has lanes go together, and a tr
 their vectors into one vector of their sums: about three instructions for each. As in `_kernels`,
 nothing names a CPU.
 
-The caller (_fused_training.py) has checked every shape.
+The caller (backend.py) has checked every shape.
 """
 
 # mypy: disable-error-code="call-arg,no-untyped-call"
@@ -21,6 +21,7 @@ from numba import from_dtype, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from gbdnn.backends.fused.compilation import array_type, jit, load
 from gbdnn.backends.fused.kernels import (
     BYTE,
     FAR,
@@ -29,17 +30,15 @@ from gbdnn.backends.fused.kernels import (
     STRIP,
     VECTOR,
     WORD,
-    _Arrays,
-    _groups,
+    Arrays,
     element_at,
     fetch_ahead,
-    jit,
     multiply_add,
     prefetch,
     word,
 )
 
-__all__ = ["ensure_compiled", "product", "scatter", "weight_grad"]
+__all__ = ["load_gradients", "scatter", "weight_grad"]
 
 LANE = 16  # bytes within which shuffles are cheap on every x86: SSE's register, AVX's lane
 LINE = 16  # float32 of a line; of float64 the line after the next
@@ -126,27 +125,6 @@ class _Dots:
         return total
 
 
-@jit
-def product(table, indices, values, first, last, bias, y, out, low, high):  # type: ignore[no-untyped-def]
-    """Compute rows first...last-1 of out = min(max(W Y + b, low), high) for all tiles.
-
-    `_kernels.layer` for single rows: one call instead of one for each tile.
-    """
-    pitch = y.shape[2] * y.itemsize
-    bias_step = 0 if bias.size == 1 else 1
-    for tile in range(y.shape[0]):
-        done = 0
-        while done < pitch:
-            size = STRIP
-            while size > pitch or (size // 2 >= pitch - done and size > y.itemsize):
-                size //= 2
-            at = min(done, pitch - size)
-            done = at + size
-            far = 1 if y.shape[1] * size >= FAR else 0
-            _groups(size, 1, 0, table, indices, values, first, last, 0, bias, bias_step,
-                    y[tile], out[tile], pitch, at, far, low, high)  # fmt: skip
-
-
 @intrinsic
 def _sampled(  # type: ignore[no-untyped-def]
     typingctx, size, more, table, indices, dz, y, out, first, last, pitch, dz_at, y_at, far
@@ -160,7 +138,7 @@ def _sampled(  # type: ignore[no-untyped-def]
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         names = {"table": 2, "indices": 3, "dz": 4, "y": 5, "out": 6}
-        arrays = _Arrays(
+        arrays = Arrays(
             context, builder, **{name: (signature.args[k], args[k]) for name, k in names.items()}
         )
         element = context.get_data_type(out.dtype)
@@ -175,7 +153,7 @@ def _sampled(  # type: ignore[no-untyped-def]
     return types.void(*given), codegen
 
 
-def _emit_rows(builder: Any, arrays: _Arrays, dots: _Dots, adds: Any, span: Any) -> None:
+def _emit_rows(builder: Any, arrays: Arrays, dots: _Dots, adds: Any, span: Any) -> None:
     """Emit the loop over the rows for one strip."""
     first, last, pitch, dz_at, y_at, far = span
     size = dots.width * dots.count
@@ -253,26 +231,11 @@ def scatter(indices, values, first, last, cursor, out):  # type: ignore[no-untyp
         _prefetch_write(out, place + LINE)
 
 
-def ensure_compiled(real: Any, index: Any) -> None:
-    """Load the kernels for a real and an index dtype from the disk cache, or compile them.
-
-    Inputs are typed read-only: numba passes writable arrays to such a signature, not the reverse.
-    """
+def load_gradients(real: Any, index: Any) -> None:
+    """Load the kernels for a real and an index dtype, or compile them."""
     real, index, size = from_dtype(real), from_dtype(index), types.int64
-
-    def array(kind: Any, ndim: int, readonly: bool = True) -> Any:
-        return types.Array(kind, ndim, "C", readonly=readonly)
-
-    out = array(real, 1, readonly=False)
-    pattern = (array(size, 2), array(index, 1))
-    batch = (array(real, 1), array(real, 3), array(real, 3, readonly=False))
-    _compile(product, types.void(*pattern, array(real, 1), size, size, *batch, real, real))
-    _compile(weight_grad, types.void(*pattern, array(real, 3), array(real, 3), size, size, out))
-    cursor = array(size, 1, readonly=False)
-    _compile(scatter, types.void(array(index, 1), array(real, 1), size, size, cursor, out))
-
-
-def _compile(kernel: Any, signature: Any) -> None:
-    kernel.disable_compile(False)
-    kernel.compile(signature)
-    kernel.disable_compile()
+    out = array_type(real, 1, writable=True)
+    pattern = (array_type(size, 2), array_type(index, 1))
+    load(weight_grad, *pattern, array_type(real, 3), array_type(real, 3), size, size, out)
+    cursor = array_type(size, 1, writable=True)
+    load(scatter, array_type(index, 1), array_type(real, 1), size, size, cursor, out)

@@ -7,20 +7,45 @@ stored once per *pattern*, however many rows share it; rows that share nothing s
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from gbdnn.backends.fused.kernels import GROUP, HEADER
-from gbdnn.weights.csr import CSR, ranges
+from gbdnn.backends.fused.kernels import FROM_BIAS, FROM_OUT, GROUP, HEADER, widest_strip
+from gbdnn.types import Array
+from gbdnn.weights import CSR
+from gbdnn.weights.patterns import ranges
 
-__all__ = ["Grouped", "GroupedRows", "group_dense", "group_rows", "index_dtype"]
+__all__ = [
+    "Grouped", "GroupedRows", "Piece", "group_dense", "group_rows", "is_wide", "ungrouped",
+]  # fmt: skip
 
-Array = npt.NDArray[Any]
 BLOCK = 256  # columns: their part of a strip of Y, 64 KiB, stays near the first cache
 MIN_PIECE = 16  # non-zeros per row and block below which going through `out` costs what it saves
+ROW = 8  # non-zeros that a row costs as much as, beside its own
+WIDE = 128  # bytes of a row of Y from which blocks of columns pay: 32 float32
+
+
+class Piece(NamedTuple):
+    """Groups `first` ... `last` - 1 of a part, as the leading arguments of `kernels.product`."""
+
+    rows: int
+    iso: int
+    table: Array
+    indices: Array
+    values: Array
+    first: int
+    last: int
+    strip: int
+    origin: int
+    final: bool
+
+    @property
+    def matrix(self) -> tuple[Any, ...]:
+        """All arguments before `origin`."""
+        return self[:8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +60,13 @@ class GroupedRows:
     rows: int
     table: Array
     values: Array
-    resume: bool = False  # the sums go on from `out`: not the first block of columns
+    origin: int = FROM_BIAS  # FROM_OUT if it is not the first block of columns
     final: bool = True  # the bounds apply: the last block
+
+    @property
+    def work(self) -> Array:
+        """About what each group costs, in non-zeros."""
+        return (self.table[:, 1] - self.table[:, 0] + ROW) * self.rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,12 +80,61 @@ class Grouped:
     indices: Array
     parts: tuple[GroupedRows, ...]
     blocks: Grouped | None = None
+    _shares: dict[int, list[list[Piece]]] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of indices, values and tables."""
         parts = sum(part.table.nbytes + part.values.nbytes for part in self.parts)
         return int(self.indices.nbytes + parts) + (self.blocks.nbytes if self.blocks else 0)
+
+    def suited(self, wide: bool) -> Grouped:
+        """Return the faster form for a Y with wide rows, or with narrow ones."""
+        return self.blocks if self.blocks and wide else self
+
+    def shares(self, count: int) -> list[list[Piece]]:
+        """Cut the groups of each part into `count` ranges of about equal work; some may be empty.
+
+        Of blocks of columns each range has the same rows: one thread takes a row through all.
+        """
+        if count not in self._shares:
+            work = [part.work for part in self.parts]
+            if self.parts and self.parts[-1].origin != FROM_BIAS:
+                work = [np.sum(work, axis=0)] * len(work)
+            cuts = [_cut(each, count) for each in work]
+            self._shares[count] = [
+                [
+                    self._piece(part, *cut[k : k + 2])
+                    for part, cut in zip(self.parts, cuts, strict=True)
+                ]
+                for k in range(count)
+            ]
+        return self._shares[count]
+
+    def _piece(self, part: GroupedRows, first: int, last: int) -> Piece:
+        iso, strip = int(len(part.values) == 1), widest_strip(part.rows)
+        arrays = (part.table, self.indices, part.values)
+        return Piece(part.rows, iso, *arrays, first, last, strip, part.origin, part.final)
+
+
+def _cut(work: Array, count: int) -> list[int]:
+    done = np.cumsum(work)
+    goals = (done[-1] if len(done) else 0) * np.arange(1, count) / count
+    return [0, *np.searchsorted(done, goals).tolist(), len(work)]
+
+
+def is_wide(pitch: int) -> bool:
+    """True if rows of Y of `pitch` bytes are wide enough for blocks of columns."""
+    return pitch >= WIDE
+
+
+def ungrouped(
+    indptr: Array, indices: Array, values: Array, columns: int, blocks: Grouped | None = None
+) -> Grouped:
+    """Return rows as they are, over `values` itself; indices of uint16 where they fit."""
+    begin = indptr[:-1].astype(np.int64)
+    part = _part(1, np.arange(len(begin))[:, None], begin, np.diff(indptr), values)
+    return Grouped(indices.astype(_index_dtype(columns), copy=False), (part,), blocks)
 
 
 def group_rows(weight: CSR) -> Grouped:
@@ -65,14 +144,13 @@ def group_rows(weight: CSR) -> Grouped:
     rows = np.arange(len(lengths))
     leader = _leaders(*_by_pattern(weight))
     blocks = _blocks(weight, indptr) if _blocks_pay(weight, leader, lengths) else None
-    index = index_dtype(weight.shape[1])
     if (leader == rows).all():
-        part = _part(1, rows[:, None], begin, lengths, weight.values)
-        return Grouped(weight.indices.astype(index, copy=False), (part,), blocks)
+        return ungrouped(indptr, weight.indices, weight.values, weight.shape[1], blocks)
     keeps = np.flatnonzero(leader == rows)  # the rows whose lists are stored
     starts = np.zeros(len(rows), np.int64)
     starts[keeps[1:]] = np.cumsum(lengths[keeps])[:-1]
-    indices = weight.indices[ranges(begin[keeps], lengths[keeps])].astype(index)
+    indices = weight.indices[ranges(begin[keeps], lengths[keeps])]
+    indices = indices.astype(_index_dtype(weight.shape[1]))
     return Grouped(indices, _parts(leader, starts[leader], begin, lengths, weight.values), blocks)
 
 
@@ -82,7 +160,7 @@ def group_dense(weight: Array) -> Grouped:
     leader, starts = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
     begin = np.arange(rows, dtype=np.int64) * columns
     lengths = np.full(rows, columns, np.int64)
-    indices = np.arange(columns, dtype=index_dtype(columns))
+    indices = np.arange(columns, dtype=_index_dtype(columns))
     return Grouped(indices, _parts(leader, starts, begin, lengths, weight.ravel()))
 
 
@@ -100,8 +178,8 @@ def _blocks(weight: CSR, indptr: Array) -> Grouped:
     """
     rows, columns = weight.shape
     edges = np.append(np.arange(0, columns, BLOCK), columns)
-    owner = np.repeat(np.arange(rows, dtype=np.int64), np.diff(indptr))
-    key = owner * columns + weight.indices[: weight.nnz]
+    row_of = np.repeat(np.arange(rows, dtype=np.int64), np.diff(indptr))
+    key = row_of * columns + weight.indices[: weight.nnz]
     cuts = np.searchsorted(key, np.arange(rows)[:, None] * columns + edges)
     targets, last = np.arange(rows)[:, None], len(edges) - 2
     parts, order, stored = [], [], 0
@@ -110,10 +188,10 @@ def _blocks(weight: CSR, indptr: Array) -> Grouped:
         chosen = ranges(cuts[:, k], lengths)
         values = weight.values if len(weight.values) == 1 else weight.values[chosen]
         part = _part(1, targets, stored + np.cumsum(lengths) - lengths, lengths, values)
-        parts.append(replace(part, resume=k > 0, final=k == last))
+        parts.append(replace(part, origin=FROM_OUT if k else FROM_BIAS, final=k == last))
         order.append(chosen)
         stored += len(chosen)
-    indices = weight.indices[np.concatenate(order)].astype(index_dtype(columns))
+    indices = weight.indices[np.concatenate(order)].astype(_index_dtype(columns))
     return Grouped(indices, tuple(parts))
 
 
@@ -136,8 +214,8 @@ def _by_pattern(weight: CSR) -> tuple[Array, Array]:
         weight.indices[ranges(indptr[first], lengths[first])]
         != weight.indices[ranges(indptr[second], lengths[second])]
     )
-    owner = np.repeat(suspects, lengths[second])
-    same[owner[differs]] = False
+    row_of = np.repeat(suspects, lengths[second])
+    same[row_of[differs]] = False
     return order, same
 
 
@@ -183,7 +261,7 @@ def _part(
     return GroupedRows(rows, table, np.ascontiguousarray(values))
 
 
-def index_dtype(columns: int) -> type[np.unsignedinteger[Any] | np.signedinteger[Any]]:
+def _index_dtype(columns: int) -> type[np.unsignedinteger[Any] | np.signedinteger[Any]]:
     """uint16 where it fits: a stream of indices half as long, 5 to 15 % faster."""
     if columns <= 1 << 16:
         return np.uint16

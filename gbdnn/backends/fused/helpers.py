@@ -1,4 +1,4 @@
-"""Helpers that share short compiled jobs: awake between calls, absent without harm.
+"""Helper threads that share short compiled jobs: awake between calls, absent without harm.
 
 Waking a thread takes 50 us and more, as long as a small network takes altogether. A helper
 therefore stays in compiled code, without the GIL, and watches a word of memory for a while after
@@ -19,7 +19,6 @@ from __future__ import annotations
 import atexit
 import ctypes
 import os
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -27,24 +26,23 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from numba import carray, int64, njit
 
 from gbdnn.backends.base import aligned_empty
+from gbdnn.backends.fused.compilation import compiling, jit
 from gbdnn.backends.fused.instructions import add, call, fetch, pause, pointer, put
-from gbdnn.backends.fused.kernels import jit
+from gbdnn.types import Array
 
 __all__ = [
-    "BAD", "BLOCKS", "FUNCTION", "PARTS", "PHASES", "WORDS", "YIELD", "address_of",
-    "await_phase", "finished", "inner", "perform", "prepare", "take", "words_of",
+    "BAD", "BLOCKS", "FUNCTION", "PARTS", "PHASES", "WORDS", "YIELD", "address_of", "finished",
+    "inner", "load_functions", "run", "take", "wait_for_phase", "words_of",
 ]  # fmt: skip
 
-Array = npt.NDArray[Any]
 FUNCTION = 0  # address of `void participate(job, me)`
 PHASES = 1
 BLOCKS = 2  # in each phase
 PARTS = 3  # participants, the caller included
-YIELD = 4  # address of a function that lets other threads run, or 0
+YIELD = 4  # address of a function that lets other threads run
 BAD = 40  # not zero: blocks are only counted from now on; on a line of its own
 WORDS = 48  # before the counters
 LINE = 8  # words
@@ -53,7 +51,8 @@ AWAKE = 300e-6  # seconds that a helper watches for the next job
 LONG = 150e-6  # seconds of a job for which a sleeping helper is woken at once
 # A helper's words: the job (low six bits: a running number), the job it is in, whether it sleeps
 JOB, INSIDE, ASLEEP = 0, LINE, LINE + 1
-MAIL = 2 * LINE
+SLOT = 2 * LINE
+MOST = 256  # participants
 
 
 inner = njit(nogil=True)  # a part of a cached function: with a cache of its own it could be stale
@@ -99,19 +98,19 @@ def finished(job, phase, count):
 
 
 @inner
-def await_phase(job, phase):
+def wait_for_phase(job, phase):
     """Wait for the blocks that others have taken."""
     word = carray(pointer(job), WORDS, int64)
     done, spins = _counter(job, phase, word[PARTS]), 0
     while fetch(done) < word[BLOCKS]:
         pause()
         spins += 1
-        if spins > SPINS and word[YIELD]:  # its core may be taken from it, or be this one
-            call(word[YIELD], 0, 0)
+        if spins > SPINS:  # its core may be taken from it, or be this one
+            call(word[YIELD], (0,))
 
 
 @jit
-def _conduct(job, mail):
+def _run_job(job, slots):
     """Offer a job to helpers, take part, and return 2 * (one is still inside) + (it is bad)."""
     word = carray(pointer(job), WORDS, int64)
     parts = word[PARTS]
@@ -120,26 +119,26 @@ def _conduct(job, mail):
         for part in range(parts + 1):
             put(_counter(job, phase, part), 0)
     for helper in range(parts - 1):
-        box = mail + 8 * MAIL * helper
-        number = carray(pointer(box + 8 * (JOB + 1)), 1, int64)
+        slot = slots + 8 * SLOT * helper
+        number = carray(pointer(slot + 8 * (JOB + 1)), 1, int64)
         number[0] = (number[0] + 1) % 64
-        put(box + 8 * JOB, job + number[0])
-    call(word[FUNCTION], job, 0)
+        put(slot + 8 * JOB, job + number[0])
+    call(word[FUNCTION], (job, 0))
     inside = 0
     for helper in range(parts - 1):
-        box = mail + 8 * MAIL * helper
-        put(box + 8 * JOB, 0)
-        if fetch(box + 8 * INSIDE) == job:
+        slot = slots + 8 * SLOT * helper
+        put(slot + 8 * JOB, 0)
+        if fetch(slot + 8 * INSIDE) == job:
             inside = 2
     return inside + (fetch(job + 8 * BAD) != 0)
 
 
 @jit
-def _attend(box, me, patience):
-    """Take part in jobs until none has come for `patience` looks."""
+def _watch(slot, me, most):
+    """Take part in jobs until none has come for `most` looks."""
     looks, last = 0, 0
-    while looks < patience:
-        offered = fetch(box + 8 * JOB)
+    while looks < most:
+        offered = fetch(slot + 8 * JOB)
         if offered == 0 or offered == last:
             pause()
             looks += 1
@@ -147,119 +146,96 @@ def _attend(box, me, patience):
         last, job = offered, offered // 64 * 64
         # The caller frees a job's memory only if INSIDE does not name it. So: name it, then look
         # whether it is still offered. Afterwards the counters alone say what there is to do.
-        put(box + 8 * INSIDE, job)
-        if fetch(box + 8 * JOB) == offered:
-            call(carray(pointer(job), WORDS, int64)[FUNCTION], job, me)
+        put(slot + 8 * INSIDE, job)
+        if fetch(slot + 8 * JOB) == offered:
+            call(carray(pointer(job), WORDS, int64)[FUNCTION], (job, me))
             looks = 0
-        put(box + 8 * INSIDE, 0)
-    put(box + 8 * ASLEEP, 1)
+        put(slot + 8 * INSIDE, 0)
+    put(slot + 8 * ASLEEP, 1)
 
 
 @jit
-def _look(box, count):
-    """Look so many times at a word, as `_attend` does."""
+def _look(word, count):
+    """Look so many times at a word, as `_watch` does."""
     for _ in range(count):
-        fetch(box)
+        fetch(word)
         pause()
 
 
 class _Helper:
-    """A thread that watches its mailbox, and sleeps on a lock when nothing comes."""
+    """A thread that watches its slot, and sleeps on a lock when nothing comes."""
 
-    def __init__(self, number: int, patience: int) -> None:
-        self.number = number
-        self.box = address_of(_mail()) + 8 * MAIL * (number - 1)
-        self.state = _mail()[MAIL * (number - 1) : MAIL * number]
+    def __init__(self, number: int, looks: int) -> None:
+        self.number, self.looks = number, looks
+        self.state = _slots()[SLOT * (number - 1) : SLOT * number]
         self.state[:] = 0
-        self.bell = threading.Lock()
-        self.bell.acquire()
-        self.patience, self.stopped = patience, False
+        self.wakes = threading.Lock()
+        self.wakes.acquire()
+        self.stopped = False
         self.thread = threading.Thread(
             target=self._live, name=f"gbdnn-worker-helper-{number}", daemon=True
         )
         self.thread.start()
 
     def _live(self) -> None:
+        slot = address_of(self.state)
         while True:
-            _attend(self.box, self.number, self.patience)
+            _watch(slot, self.number, self.looks)
             if self.stopped:
                 return
-            self.bell.acquire()
+            self.wakes.acquire()
 
     def wake(self) -> None:
-        """Ring, if it sleeps; only the crew's owner of the moment does."""
+        """Wake it if it sleeps; only who holds `_Helpers.lock` does."""
         if self.state[ASLEEP] and not self.stopped:
             self.state[ASLEEP] = 0
-            self.bell.release()
+            self.wakes.release()
 
     def stop(self) -> None:
-        """Let the thread end, at the latest when its patience does."""
+        """Let the thread end, at the latest when it would sleep."""
         self.stopped = True
-        with suppress(RuntimeError):  # it was awake, and the bell has rung already
-            self.bell.release()
+        with suppress(RuntimeError):  # it is awake
+            self.wakes.release()
 
 
-class _Crew:
-    """All helpers of the process. One caller at a time has them; others work alone."""
+class _Helpers:
+    """All helper threads of the process. One caller at a time has them; others work alone."""
 
     def __init__(self) -> None:
-        self.owner = threading.Lock()
-        self.helpers: list[_Helper] = []
-        self.patience = 0
+        self.lock = threading.Lock()
+        self.threads: list[_Helper] = []
         self.last = 0.0
-        self.stuck: list[tuple[int, Any]] = []
+        self.in_use: list[tuple[int, Any]] = []
 
-    def perform(self, job: int, parts: int, seconds: float, keep: Any) -> int:
+    def run(self, job: int, parts: int, seconds: float, keep: Any) -> int:
         with suppress(RuntimeError):  # no more threads: at exit, or above a limit
-            while len(self.helpers) < parts - 1:
-                self.patience = self.patience or _patience()
-                self.helpers.append(_Helper(len(self.helpers) + 1, self.patience))
+            while len(self.threads) < parts - 1:
+                self.threads.append(_Helper(len(self.threads) + 1, _looks()))
         # A sleeping helper comes too late for a short job, but in time for the next one.
         if seconds > LONG or time.perf_counter() - self.last < AWAKE:
-            for helper in self.helpers[: parts - 1]:
+            for helper in self.threads[: parts - 1]:
                 helper.wake()
-        if self.stuck:
-            inside = {int(helper.state[INSIDE]) for helper in self.helpers}
-            self.stuck = [each for each in self.stuck if each[0] in inside]
-        self.stuck.append((job, keep))  # before: an interrupt may come right after the call
-        found = int(_conduct(job, _mail_address()))
-        if not found & 2:
-            self.stuck.pop()
+        if self.in_use:
+            inside = {int(helper.state[INSIDE]) for helper in self.threads}
+            self.in_use = [each for each in self.in_use if each[0] in inside]
+        self.in_use.append((job, keep))  # before: an interrupt may come right after the call
+        result = int(_run_job(job, _slots_address()))
+        if not result & 2:
+            self.in_use.pop()
         self.last = time.perf_counter()
-        return found
+        return result
 
     def stop(self) -> None:
-        for helper in self.helpers:
+        for helper in self.threads:
             helper.stop()
-        for helper in self.helpers:
+        for helper in self.threads:
             helper.thread.join(1)
 
 
-MOST = 256  # participants
+_helpers = _Helpers()
 
 
-def prepare() -> None:
-    """Load the compiled functions from the disk cache, or compile them."""
-    for function, parameters in ((_conduct, 2), (_attend, 3), (_look, 2)):
-        function.compile((int64,) * parameters)
-
-
-@cache
-def _mail() -> Array:
-    mail = aligned_empty(MAIL * MOST, np.int64)
-    mail[:] = 0
-    return mail
-
-
-@cache
-def _mail_address() -> int:
-    return address_of(_mail())
-
-
-_crew = _Crew()
-
-
-def perform(job: Array, address: int, parts: int, seconds: float, keep: Any) -> tuple[bool, bool]:
+def run(job: Array, address: int, parts: int, seconds: float, keep: Any) -> tuple[bool, bool]:
     """Run a job with up to parts - 1 helpers; return (it is bad, its memory may be used again).
 
     Parameters
@@ -276,49 +252,62 @@ def perform(job: Array, address: int, parts: int, seconds: float, keep: Any) -> 
         Kept alive as long as a helper may still read the job. Such a helper, one that lost its core
         in the wrong moment, does not touch anything but the job's words.
     """
-    crew = _crew
+    helpers = _helpers
     job[YIELD] = _yield_address()
     parts = min(parts, MOST)
-    if parts > 1 and crew.owner.acquire(False):
+    if parts > 1 and helpers.lock.acquire(False):
         try:
             job[PARTS] = parts
-            found = crew.perform(address, parts, seconds, keep)
+            result = helpers.run(address, parts, seconds, keep)
         finally:
-            crew.owner.release()
+            helpers.lock.release()
     else:
         job[PARTS] = 1
-        found = int(_conduct(address, 0))
-    return bool(found & 1), not found & 2
+        result = int(_run_job(address, 0))
+    return bool(result & 1), not result & 2
+
+
+def load_functions() -> None:
+    """Load the compiled functions from the disk cache, or compile them."""
+    with compiling():
+        for function, parameters in ((_run_job, 2), (_watch, 3), (_look, 2)):
+            function.compile((int64,) * parameters)
 
 
 @cache
-def _patience() -> int:
+def _slots() -> Array:
+    slots = aligned_empty(SLOT * MOST, np.int64)
+    slots[:] = 0
+    return slots
+
+
+@cache
+def _slots_address() -> int:
+    return address_of(_slots())
+
+
+@cache
+def _looks() -> int:
     """Return how many looks take AWAKE seconds."""
-    box, fastest = address_of(_mail()), float("inf")
+    fastest = float("inf")
     for _ in range(20):  # another program's turn on this core in between must not count
         begin = time.perf_counter()
-        _look(box, 100)
+        _look(_slots_address(), 100)
         fastest = min(fastest, time.perf_counter() - begin)
     return int(AWAKE / max(fastest, 1e-7) * 100)
 
 
 @cache
 def _yield_address() -> int:
-    """Return the address of the system's call that lets another thread run; 0 if not found."""
-    try:
-        library = ctypes.WinDLL("kernel32") if sys.platform == "win32" else ctypes.CDLL(None)
-        name = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
-        return int(ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0)
-    except (OSError, AttributeError, TypeError):
-        return 0
+    """Return the address of the system's call that lets another thread run."""
+    return int(ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p).value or 0)
 
 
 def _forget() -> None:
     """In a forked child the parent's threads do not exist."""
-    global _crew
-    _crew = _Crew()
+    global _helpers
+    _helpers = _Helpers()
 
 
-atexit.register(lambda: _crew.stop())
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+atexit.register(lambda: _helpers.stop())
+os.register_at_fork(after_in_child=_forget)

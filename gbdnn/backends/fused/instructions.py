@@ -1,4 +1,4 @@
-"""Machine-level steps for `_chain`: memory by address, atomics, calls by address, row sums.
+"""Machine-level steps for programs: memory by address, atomics, calls by address, row sums.
 
 numba compiles array expressions, but not these: they are written as LLVM code. Every address is an
 int64; whoever computes one answers for it.
@@ -18,26 +18,21 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from gbdnn.backends.fused.kernels import multiply_add
+from gbdnn.backends.fused.kernels import WORD, multiply_add, word
 
 __all__ = [
-    "add", "call", "call_six", "dot", "dot_four", "fetch", "load", "pause", "pointer", "put",
-    "store", "transpose_square",
+    "add", "call", "dot", "dot_four", "fetch", "load", "pause", "pointer", "put", "store",
+    "transpose_square",
 ]  # fmt: skip
 
 LINE = 64  # bytes of a vector register and, nearly everywhere, of a cache line
 STEPS = 8  # non-zeros of a row that are taken at once: two to four sums in flight
 LANES = 4  # of a vector of gathered values; 16 bytes of float32, 32 of float64
-WORD = ir.IntType(64)
 # The hint that a loop waits; frees the core's pipeline, and the other thread of the same core.
 HINTS = {
     "x86_64": ("llvm.x86.sse2.pause", None), "amd64": ("llvm.x86.sse2.pause", None),
     "aarch64": ("llvm.aarch64.hint", 1), "arm64": ("llvm.aarch64.hint", 1),
 }  # fmt: skip
-
-
-def _word(value: int) -> Any:
-    return ir.Constant(WORD, value)
 
 
 def _at(builder: Any, address: Any, kind: Any) -> Any:
@@ -124,27 +119,16 @@ def pause(typingctx):
 
 
 @intrinsic
-def call(typingctx, function, first, second):
-    """Call the C function at an address with two words; one without parameters ignores them."""
+def call(typingctx, function, arguments):
+    """Call the C function at an address with a tuple of words; it may take fewer."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.FunctionType(ir.VoidType(), [WORD, WORD])
-        builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
+        words = cgutils.unpack_tuple(builder, args[1])
+        kind = ir.FunctionType(ir.VoidType(), [WORD] * len(words))
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), words)
         return context.get_dummy_value()
 
-    return types.void(types.int64, types.int64, types.int64), codegen
-
-
-@intrinsic
-def call_six(typingctx, function, a, b, c, d, e, f):
-    """Call the C function at an address with six words."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.FunctionType(ir.VoidType(), [WORD] * 6)
-        builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
-        return context.get_dummy_value()
-
-    return types.void(*(types.int64,) * 7), codegen
+    return types.void(types.int64, arguments), codegen
 
 
 class _Rows:
@@ -157,7 +141,7 @@ class _Rows:
         self.real_bytes, self.index_bytes = real.dtype.bitwidth // 8, index.dtype.bitwidth // 8
 
     def place(self, base: Any, number: Any, size: int) -> Any:
-        return self.builder.add(base, self.builder.mul(number, _word(size)))
+        return self.builder.add(base, self.builder.mul(number, word(size)))
 
     def column(self, indices: Any, k: Any) -> Any:
         at = self.place(indices, k, self.index_bytes)
@@ -169,10 +153,10 @@ class _Rows:
         """Load LANES column numbers, of 16 bits as one word: loads are what is scarce."""
         b = self.builder
         if self.index_bytes != 2 or sys.byteorder != "little":
-            return [self.column(indices, b.add(k, _word(lane))) for lane in range(LANES)]
-        word = b.load(_at(b, self.place(indices, k, 2), WORD), align=2)
-        parts = [b.lshr(word, _word(16 * lane)) for lane in range(LANES)]
-        return [*(b.and_(part, _word(0xFFFF)) for part in parts[:-1]), parts[-1]]
+            return [self.column(indices, b.add(k, word(lane))) for lane in range(LANES)]
+        four = b.load(_at(b, self.place(indices, k, 2), WORD), align=2)
+        parts = [b.lshr(four, word(16 * lane)) for lane in range(LANES)]
+        return [*(b.and_(part, word(0xFFFF)) for part in parts[:-1]), parts[-1]]
 
     def value(self, y: Any, column: Any) -> Any:
         at = self.place(y, column, self.real_bytes)
@@ -187,22 +171,22 @@ class _Rows:
         """Load LANES values of Y one by one: on today's cores faster than their gather."""
         vector = ir.Constant(ir.VectorType(self.real, LANES), ir.Undefined)
         for lane, column in enumerate(self.columns(indices, k)):
-            vector = self.builder.insert_element(vector, self.value(y, column), _word(lane))
+            vector = self.builder.insert_element(vector, self.value(y, column), word(lane))
         return vector
 
     def splat(self, scalar: Any) -> Any:
         vector = ir.Constant(ir.VectorType(self.real, LANES), ir.Undefined)
         for lane in range(LANES):
-            vector = self.builder.insert_element(vector, scalar, _word(lane))
+            vector = self.builder.insert_element(vector, scalar, word(lane))
         return vector
 
 
 def _for(builder: Any, begin: Any, end: Any, step: int) -> Any:
-    return cgutils.for_range_slice(builder, begin, end, _word(step))
+    return cgutils.for_range_slice(builder, begin, end, word(step))
 
 
 def _multiple(builder: Any, count: Any, size: int) -> Any:
-    return builder.and_(count, _word(-size))
+    return builder.and_(count, word(-size))
 
 
 @intrinsic
@@ -213,7 +197,7 @@ def dot(typingctx, iso, values, indices, y, count, real, index):
         iso, values, indices, y, count = args[:5]
         rows = _Rows(context, builder, signature.args[5], signature.args[6])
         result = cgutils.alloca_once(builder, rows.real)
-        with builder.if_else(builder.icmp_signed("!=", iso, _word(0))) as (same, own):
+        with builder.if_else(builder.icmp_signed("!=", iso, word(0))) as (same, own):
             with same:
                 _emit_dot(rows, True, (values, indices, y, count), result)
             with own:
@@ -227,7 +211,7 @@ def dot(typingctx, iso, values, indices, y, count, real, index):
 def _emit_dot(rows: _Rows, iso: bool, given: Any, result: Any) -> None:
     values, indices, y, count = given
     b, kind = rows.builder, ir.VectorType(rows.real, LANES)
-    one = rows.value(values, _word(0)) if iso else None
+    one = rows.value(values, word(0)) if iso else None
     all_one = rows.splat(one) if iso else None
     sums = [cgutils.alloca_once_value(b, ir.Constant(kind, None)) for _ in range(STEPS // LANES)]
 
@@ -237,15 +221,15 @@ def _emit_dot(rows: _Rows, iso: bool, given: Any, result: Any) -> None:
         b.store(grown, total)
 
     whole, quads = _multiple(b, count, STEPS), _multiple(b, count, LANES)
-    with _for(b, _word(0), whole, STEPS) as (k, _):
+    with _for(b, word(0), whole, STEPS) as (k, _):
         for number, total in enumerate(sums):
-            quad(b.add(k, _word(number * LANES)), total)
+            quad(b.add(k, word(number * LANES)), total)
     with b.if_then(b.icmp_signed("<", whole, quads)):
         quad(whole, sums[0])
     vector = b.load(sums[0])
     for total in sums[1:]:
         vector = b.fadd(vector, b.load(total))
-    lanes = [b.extract_element(vector, _word(lane)) for lane in range(LANES)]
+    lanes = [b.extract_element(vector, word(lane)) for lane in range(LANES)]
     b.store(b.fadd(b.fadd(lanes[0], lanes[2]), b.fadd(lanes[1], lanes[3])), result)
     with _for(b, quads, count, 1) as (k, _):
         weight = one if iso else rows.value(values, k)
@@ -264,19 +248,19 @@ def dot_four(typingctx, values, indices, y, count, real, index):
         sums = [cgutils.alloca_once_value(b, zero) for _ in range(4)]
 
         def column(k: Any, number: Any, total: Any) -> None:
-            weights = rows.vector(values, b.mul(k, _word(LANES)))
+            weights = rows.vector(values, b.mul(k, word(LANES)))
             y_k = rows.splat(rows.value(y, number))
             b.store(multiply_add(b, y_k, weights, b.load(total)), total)
 
         whole = _multiple(b, count, 4)
-        with _for(b, _word(0), whole, 4) as (k, _):
+        with _for(b, word(0), whole, 4) as (k, _):
             for step, number in enumerate(rows.columns(indices, k)):
-                column(b.add(k, _word(step)), number, sums[step])
+                column(b.add(k, word(step)), number, sums[step])
         with _for(b, whole, count, 1) as (k, _):
             column(k, rows.column(indices, k), sums[0])
         left, right = (b.fadd(b.load(sums[n]), b.load(sums[n + 1])) for n in (0, 2))
         total = b.fadd(left, right)
-        lanes = [b.extract_element(total, _word(lane)) for lane in range(LANES)]
+        lanes = [b.extract_element(total, word(lane)) for lane in range(LANES)]
         return context.make_tuple(b, signature.return_type, lanes)
 
     given = (types.int64,) * 4
@@ -293,7 +277,7 @@ def transpose_square(typingctx, source, source_pitch, target, target_pitch, real
         kind = ir.VectorType(context.get_data_type(signature.args[4].dtype), side)
 
         def place(base: Any, pitch: Any, row: int) -> Any:
-            at = builder.add(base, builder.mul(pitch, _word(row)))
+            at = builder.add(base, builder.mul(pitch, word(row)))
             return _at(builder, at, kind)
 
         rows = [builder.load(place(args[0], args[1], row), align=itemsize) for row in range(side)]

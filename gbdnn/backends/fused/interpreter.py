@@ -1,7 +1,7 @@
-"""The compiled walk of a small batch through all layers; see `_chain`, which writes what it reads.
+"""The compiled interpreter of programs: takes a small batch through all layers.
 
 Addresses are int64. What is read and written, and how, is in the words of the job and in the
-program; `_chain` has checked every shape.
+program, which `program` writes; it has checked every shape.
 """
 
 # mypy: disable-error-code="attr-defined,call-arg,call-overload,no-untyped-call"
@@ -12,25 +12,27 @@ from __future__ import annotations
 
 import zlib
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numba import carray, cfunc, from_dtype, int64, types, uint32, uint64
+from numba import carray, cfunc, float64, from_dtype, int64, types, uint32, uint64
 
-from gbdnn.backends.fused import helpers, instructions, kernels
+from gbdnn.backends.fused import compilation, helpers, instructions, kernels
+from gbdnn.backends.fused.compilation import compiling, jit
 from gbdnn.backends.fused.helpers import (
     BAD,
     BLOCKS,
     PHASES,
     WORDS,
-    await_phase,
     finished,
     inner,
     take,
+    wait_for_phase,
 )
 from gbdnn.backends.fused.instructions import (
-    call_six,
+    call,
     dot,
     dot_four,
     fetch,
@@ -39,28 +41,31 @@ from gbdnn.backends.fused.instructions import (
     put,
     store,
     transpose_square,
-)  # fmt: skip
-from gbdnn.backends.fused.kernels import GROUP, HEADER, jit, layer
+)
+from gbdnn.backends.fused.kernels import GROUP, HEADER, product
 
-# Words of a job, after those of `_crew`. "Source" and "target" are the caller's arrays; a row is a
-# feature, a column is a sample, as in Y.
-(PROGRAM, BOUNDS, LAYERS, TILED, SOURCE, SOURCE_ROW, SOURCE_COLUMN, TARGET, TARGET_ROW,
+# Words of a job, after those of `helpers`. "Source" and "target" are the caller's arrays; a row is
+# a feature, a column is a sample, as in Y.
+(PROGRAM, LAYERS, IN, OUT, TILED, SOURCE, SOURCE_ROW, SOURCE_COLUMN, TARGET, TARGET_ROW,
  TARGET_COLUMN, COUNT, WIDTH, LANES, BUFFERS, BUFFER_BYTES, LOADS, CHECK, IN_PLACE,
- OUT_PLACE, KERNEL) = range(8, 28)  # fmt: skip
-# A program begins with the places of its layers. Words of a layer, then come its parts:
-(PIECES, BIAS, BIAS_LENGTH, IN, OUT), LAYER_WORDS = range(5), 5
-# Words of a part, then come the cuts between its blocks:
-(ROWS, ISO, TABLE, INDICES, VALUES, RESUME, STRIP, FINAL), PART_WORDS = range(8), 8
+ OUT_PLACE) = range(8, 28)  # fmt: skip
+# A program begins with the place of each layer's record. A record begins with the address of the
+# layer's kernel, `void kernel(record, block, y, out, columns)`, which alone reads the rest. Words
+# of a `FusedWeight`, then come its parts:
+(KERNEL, SPLITS, PARTS, IN_FEATURES, OUT_FEATURES, BIAS, BIAS_LENGTH, LOW, HIGH) = range(9)
+RECORD_WORDS = 9
+# Words of a part, then come the cuts between its splits:
+(ROWS, ISO, TABLE, INDICES, VALUES, STRIP, ORIGIN, FINAL), PART_WORDS = range(8), 8
 
 
 @inner
-def participate(job, me, real, index):
+def participate(job, me, real):
     """Take part in a job as number `me`."""
     word = carray(pointer(job), WORDS, int64)
-    if me == 0 and word[IN_PLACE] and word[CHECK]:  # nobody loads what is read where it lies
-        program = carray(pointer(word[PROGRAM]), 1 << 40, int64)
-        if not _finite(word[SOURCE], 0, 1, program[program[0] + IN], real):
-            put(job + 8 * BAD, 1)
+    # nobody loads, and so looks at, what is read where it lies
+    looks = me == 0 and word[IN_PLACE] and word[CHECK]
+    if looks and not _finite(word[SOURCE], 0, 1, word[IN], real):
+        put(job + 8 * BAD, 1)
     for phase in range(word[PHASES]):
         done = 0
         while True:
@@ -69,26 +74,25 @@ def participate(job, me, real, index):
                 break
             if fetch(job + 8 * BAD) == 0:
                 if word[TILED]:
-                    _tile(job, block, me, real, index)
+                    _tile(job, block, me, real)
                 else:
-                    _rows(job, phase, block, real, index)
+                    _rows(job, phase, block, real)
             done += 1
         if done:
             finished(job, phase, done)
-        await_phase(job, phase)
+        wait_for_phase(job, phase)
         if fetch(job + 8 * BAD):
             break
 
 
 @inner
-def _rows(job, phase, block, real, index):
+def _rows(job, phase, block, real):
     """Do one block of one phase of a job by rows."""
     word = carray(pointer(job), WORDS, int64)
-    program = carray(pointer(word[PROGRAM]), 1 << 40, int64)
     count, layers, number = word[COUNT], word[LAYERS], phase - word[LOADS]
     columns = _padded(count, word[LANES])
     if number < 0:
-        first, last = _range(program[program[0] + IN], block, word[BLOCKS])
+        first, last = _range(word[IN], block, word[BLOCKS])
         _load(job, first, last, 0, count, columns, word[BUFFERS], real)
     elif number < layers:
         y = word[BUFFERS] + (number & 1) * word[BUFFER_BYTES]
@@ -97,30 +101,36 @@ def _rows(job, phase, block, real, index):
             y = word[SOURCE]
         if number == layers - 1 and word[OUT_PLACE]:
             out = word[TARGET]
-        call_six(word[KERNEL], job, number, block, y, out, columns)
+        _compute(word[PROGRAM], number, block, y, out, columns)
     else:
-        first, last = _range(program[program[layers - 1] + OUT], block, word[BLOCKS])
+        first, last = _range(word[OUT], block, word[BLOCKS])
         y = word[BUFFERS] + (layers & 1) * word[BUFFER_BYTES]
         _store(job, first, last, 0, count, columns, y, real)
 
 
 @inner
-def _tile(job, block, me, real, index):
+def _tile(job, block, me, real):
     """Take one tile through all layers."""
     word = carray(pointer(job), WORDS, int64)
-    program = carray(pointer(word[PROGRAM]), 1 << 40, int64)
     left = block * word[WIDTH]
     right = min(left + word[WIDTH], word[COUNT])
     columns, layers = _padded(right - left, word[LANES]), word[LAYERS]
     front = word[BUFFERS] + 2 * me * word[BUFFER_BYTES]
     back = front + word[BUFFER_BYTES]
-    _load(job, 0, program[program[0] + IN], left, right, columns, front, real)
+    _load(job, 0, word[IN], left, right, columns, front, real)
     if fetch(job + 8 * BAD):
         return
     for number in range(layers):
-        call_six(word[KERNEL], job, number, 0, front, back, columns)
+        _compute(word[PROGRAM], number, 0, front, back, columns)
         front, back = back, front
-    _store(job, 0, program[program[layers - 1] + OUT], left, right, columns, front, real)
+    _store(job, 0, word[OUT], left, right, columns, front, real)
+
+
+@inner
+def _compute(program, number, block, y, out, columns):
+    """Compute a block of rows of a layer, from address `y` to address `out`."""
+    record = program + 8 * load(program + 8 * number, int64)
+    call(load(record + 8 * KERNEL, int64), (record, block, y, out, columns))
 
 
 @inner
@@ -143,37 +153,33 @@ def _range(features, block, blocks):
 
 
 @inner
-def _layer(job, number, block, y, out, columns, real, index):
-    """Compute a block of rows of a layer, from address `y` to address `out`."""
-    word = carray(pointer(job), WORDS, int64)
-    program = carray(pointer(word[PROGRAM]), 1 << 40, int64)
-    bounds = carray(pointer(word[BOUNDS]), 2 * word[LAYERS], real)
-    at = program[number]
-    bias = carray(pointer(program[at + BIAS]), program[at + BIAS_LENGTH], real)
-    stride = PART_WORDS + word[BLOCKS] + 1
-    if word[TILED]:
-        stride = PART_WORDS + 2
-    for piece in range(program[at + PIECES]):
-        part = at + LAYER_WORDS + piece * stride
-        first, last = program[part + PART_WORDS + block], program[part + PART_WORDS + block + 1]
+def _layer(record, block, y, out, columns, real, index):
+    """Compute a block of rows of a `FusedWeight`; see `FusedWeight.record`."""
+    word = carray(pointer(record), 1 << 40, int64)
+    bias = carray(pointer(word[BIAS]), word[BIAS_LENGTH], real)
+    at = RECORD_WORDS
+    for _ in range(word[PARTS]):
+        first, last = word[at + PART_WORDS + block], word[at + PART_WORDS + block + 1]
         low, high = real(-np.inf), real(np.inf)
-        if program[part + FINAL]:
-            low, high = bounds[2 * number], bounds[2 * number + 1]
+        if word[at + FINAL]:
+            low = real(load(record + 8 * LOW, float64))
+            high = real(load(record + 8 * HIGH, float64))
         if columns == 1:
-            _sums(program[part + ROWS], program[part + ISO], program[part + TABLE],
-                  program[part + INDICES], program[part + VALUES], first, last,
-                  program[at + BIAS], 0 if program[at + BIAS_LENGTH] == 1 else _size(real),
-                  y, out, low, high, real, index)  # fmt: skip
+            _sums(word[at + ROWS], word[at + ISO], word[at + TABLE], word[at + INDICES],
+                  word[at + VALUES], first, last, word[BIAS],
+                  0 if word[BIAS_LENGTH] == 1 else _size(real), y, out, low, high, real,
+                  index)  # fmt: skip
         elif first < last:
-            rows = program[part + ROWS]
-            layer(rows, program[part + ISO],
-                  carray(pointer(program[part + TABLE]), (last, HEADER + rows), int64),
-                  carray(pointer(program[part + INDICES]), 1, index),
-                  carray(pointer(program[part + VALUES]), 1, real),
-                  first, last, program[part + RESUME], program[part + STRIP], bias,
-                  carray(pointer(y), (program[at + IN], columns), real),
-                  carray(pointer(out), (program[at + OUT], columns), real),
-                  low, high)  # fmt: skip
+            rows = word[at + ROWS]
+            product(rows, word[at + ISO],
+                    carray(pointer(word[at + TABLE]), (last, HEADER + rows), int64),
+                    carray(pointer(word[at + INDICES]), 1, index),
+                    carray(pointer(word[at + VALUES]), 1, real),
+                    first, last, word[at + STRIP], word[at + ORIGIN], bias,
+                    carray(pointer(y), (1, word[IN_FEATURES], columns), real),
+                    carray(pointer(out), (1, word[OUT_FEATURES], columns), real),
+                    low, high)  # fmt: skip
+        at += PART_WORDS + word[SPLITS] + 1
 
 
 @inner
@@ -299,38 +305,50 @@ def _finite(source, pitch, rows, columns, real):
 
 
 @jit
-def aim(job, source, target):
+def set_addresses(job, source, target):
     """Say where the caller's arrays lie; asking numpy takes 1 us for each."""
     word = carray(pointer(job), WORDS, int64)
     word[SOURCE], word[TARGET] = source.ctypes.data, target.ctypes.data
 
 
-def compile_aim(real: Any) -> None:
-    """Compile `aim` for arrays of a dtype and any layout."""
-    kind = types.Array(from_dtype(real), 2, "A", readonly=True)
-    aim.disable_compile(False)
-    aim.compile((int64, kind, kind))
-    aim.disable_compile()
+@cache
+def participant(real: Any) -> int:
+    """Return the address of `participate` for a real dtype, and load what it works with."""
+    reals, stamp = from_dtype(real), _stamp()
+    kind = types.Array(reals, 2, "A", readonly=True)  # arrays of any layout
+
+    def enter(job, me):
+        participate(job, me + 0 * stamp, reals)
+
+    helpers.load_functions()
+    compilation.load(set_addresses, int64, kind, kind)
+    return _address("void(int64, int64)", enter)
 
 
-def compiled(real: Any, index: Any) -> tuple[Any, Any]:
-    """Return `participate` and `_layer` for a real and an index dtype as C functions.
+@cache
+def layer_kernel(real: Any, index: Any) -> int:
+    """Return the address of `_layer` for a real and an index dtype.
 
-    Two, because numba optimises what a function calls again and again, caller by caller, and the
-    kernels in `_layer` take seconds: here only their address is known to `participate`.
+    A function of its own: numba optimises what a function calls again and again, caller by caller,
+    and the kernels take seconds. `participate` only knows their addresses.
     """
     reals, indices, stamp = from_dtype(real), from_dtype(index), _stamp()
 
-    def enter(job, me):
-        participate(job, me + 0 * stamp, reals, indices)
+    def kernel(record, block, y, out, columns):
+        _layer(record, block + 0 * stamp, y, out, columns, reals, indices)
 
-    def kernel(job, number, block, y, out, columns):
-        _layer(job, number + 0 * stamp, block, y, out, columns, reals, indices)
+    return _address("void(int64, int64, int64, int64, int64)", kernel)
 
-    return (
-        cfunc("void(int64, int64)", cache=True)(enter),
-        cfunc("void(int64, int64, int64, int64, int64, int64)", cache=True)(kernel),
-    )
+
+def _address(signature: str, function: Any) -> int:
+    """Return the address of a function compiled as a C function, which is kept for good."""
+    with compiling():
+        made = cfunc(signature, cache=True)(function)
+    _kept.append(made)
+    return made.address or 0
+
+
+_kept: list[Any] = []
 
 
 def _stamp() -> int:

@@ -4,14 +4,14 @@ A *strip* is `size` bytes of consecutive columns of Y (256 bytes = 64 float32); 
 of W, or four rows whose non-zeros stand in the same columns. For one strip of one group the sums
 stay in vector registers over all non-zeros, then follow bounds and one store: `out` is written
 once, and four grouped rows load Y and the indices once instead of four times. A row may be cut
-into pieces (blocks of columns whose part of Y fits the first cache): all but the first `resume`
-from `out`.
+into pieces (blocks of columns whose part of Y fits the first cache): all but the first go on from
+`out`.
 
 numba's own vectoriser loses half of this (it prefers narrow vectors and spills the sums), so the
 loop over the groups is written as LLVM vector code. Nothing here names a CPU: LLVM splits
 64-byte vectors into what the machine has.
 
-The caller (fused.py) has checked every shape.
+The caller (`backend`) has checked every shape.
 """
 
 # mypy: disable-error-code="call-arg,no-untyped-call"
@@ -20,16 +20,23 @@ The caller (fused.py) has checked every shape.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
-from itertools import product
+from functools import cache
+from itertools import product as combinations
 from typing import Any
 
+import llvmlite.binding
 from llvmlite import ir
-from numba import from_dtype, njit, types
+from numba import from_dtype, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["GROUP", "HEADER", "STRIP", "VECTOR", "jit", "layer", "layer_signature"]
+from gbdnn.backends.fused.compilation import array_type, jit, load
+
+__all__ = [
+    "BYTE", "FAR", "FROM_BIAS", "FROM_BOTH", "FROM_OUT", "GROUP", "HEADER", "SIZES", "STRIP",
+    "VECTOR", "WORD", "Arrays", "element_at", "fetch_ahead", "load_product", "multiply_add",
+    "prefetch", "product", "splat", "widest_strip", "word",
+]  # fmt: skip
 
 VECTOR = 64  # bytes of the widest register: AVX-512
 STRIP = 256  # bytes of the widest strip: 4 independent sums hide the latency of one multiply-add
@@ -39,20 +46,11 @@ GROUP = 4  # rows of a group; 4 rows x 4 vectors = 16 sums of the 32 registers
 FAR = 1 << 21  # bytes of a strip of Y from which it is fetched ahead: two second caches
 AHEAD = 2  # groups
 MOST = 1024  # non-zeros of a group that are fetched ahead: 256 KiB
+FROM_BIAS, FROM_OUT, FROM_BOTH = range(3)  # what the sums start at: bias, `out`, their sum
 HEADER = 3  # a group's record: first and last + 1 index, first value; then its GROUP or 1 rows
 
 BYTE = ir.IntType(8)
 WORD = ir.IntType(64)
-
-
-def jit(function: Any, **options: Any) -> Any:
-    """Compile for nopython without the GIL, cached on disk where some directory is writable.
-
-    numba tries NUMBA_CACHE_DIR, then this package's __pycache__, then the user's cache directory.
-    """
-    with suppress(RuntimeError):  # "no locator available": none of the three is writable
-        return njit(cache=True, nogil=True, **options)(function)
-    return njit(nogil=True, **options)(function)
 
 
 def word(value: int) -> Any:
@@ -110,26 +108,27 @@ class _Strip:
             for copy in range(self.copies)
         }
 
-    def start(self, resume: Any, biases: list[Any], rows_of_out: list[Any]) -> None:
-        """Set the first copy of the sums to the bias or, to resume, to `out`; others to zero."""
+    def start(self, origin: Any, biases: list[Any], rows_of_out: list[Any]) -> None:
+        """Set the first copy of the sums to bias, `out` or `out` + bias; others to zero."""
         b, zero = self.builder, ir.Constant(self.vector, None)
         for (_, _, copy), total in self.sums.items():
             if copy:
                 b.store(zero, total)
-        with b.if_else(b.icmp_signed("!=", resume, word(0))) as (resumed, fresh):
+        with b.if_else(b.icmp_signed("!=", origin, word(FROM_BIAS))) as (resumed, fresh):
             with resumed:
+                nothing = ir.Constant(self.vector.element, -0.0)  # changes no number, not even 0
+                both = b.icmp_signed("==", origin, word(FROM_BOTH))
+                first = [splat(b, b.select(both, x, nothing), self.vector) for x in biases]
                 for row, k in self._places():
-                    b.store(
-                        b.load(self._place(rows_of_out[row], k), align=self.itemsize),
-                        self.sums[row, k, 0],
-                    )
+                    before = b.load(self._place(rows_of_out[row], k), align=self.itemsize)
+                    b.store(b.fadd(before, first[row]), self.sums[row, k, 0])
             with fresh:
                 first = [splat(b, bias, self.vector) for bias in biases]
                 for row, k in self._places():
                     b.store(first[row], self.sums[row, k, 0])
 
     def _places(self) -> Iterator[tuple[int, int]]:
-        return product(range(self.rows), range(self.count))
+        return combinations(range(self.rows), range(self.count))
 
     def _place(self, row_of_matrix: Any, k: int) -> Any:
         return element_at(self.builder, row_of_matrix, word(k * self.width), self.vector)
@@ -157,7 +156,7 @@ class _Strip:
             b.store(value, self._place(rows_of_out[row], k), align=self.itemsize)
 
 
-class _Arrays:
+class Arrays:
     """Reads from numba arrays, without numba's index arithmetic."""
 
     def __init__(self, context: Any, builder: Any, **arrays: tuple[Any, Any]) -> None:
@@ -183,24 +182,24 @@ class _Arrays:
 
 @intrinsic
 def _groups(  # type: ignore[no-untyped-def]
-    typingctx, size, rows, iso, table, indices, values, first, last, resume,
+    typingctx, size, rows, iso, table, indices, values, first, last, origin,
     bias, bias_step, y, out, pitch, at, far, low, high,
 ):  # fmt: skip
     """Emit: for groups first...last-1, one strip of `size` bytes at byte `at` of the rows.
 
     Every combination of size, rows and iso gets code of its own, chosen at run time.
     """
-    given = (size, rows, iso, table, indices, values, first, last, resume, bias, bias_step, y, out,
+    given = (size, rows, iso, table, indices, values, first, last, origin, bias, bias_step, y, out,
              pitch, at, far, low, high)  # fmt: skip
     itemsize = values.dtype.bitwidth // 8
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         names = {"table": 3, "indices": 4, "values": 5, "bias": 9, "y": 11, "out": 12}
-        arrays = _Arrays(
+        arrays = Arrays(
             context, builder, **{name: (signature.args[k], args[k]) for name, k in names.items()}
         )
         span, bounds = (*args[6:9], args[10], *args[13:16]), args[16:]
-        for choice in product(SIZES, (GROUP, 1), (1, 0)):
+        for choice in combinations(SIZES, (GROUP, 1), (1, 0)):
             if choice[0] >= itemsize:
                 equal = [
                     builder.icmp_signed("==", argument, word(option))
@@ -215,10 +214,10 @@ def _groups(  # type: ignore[no-untyped-def]
 
 
 def _emit_groups(
-    builder: Any, arrays: _Arrays, strip: _Strip, iso: bool, span: Any, bounds: Any
+    builder: Any, arrays: Arrays, strip: _Strip, iso: bool, span: Any, bounds: Any
 ) -> None:
     """Emit the loop over the groups for one strip."""
-    first, last, resume, bias_step, pitch, at, far = span
+    first, last, origin, bias_step, pitch, at, far = span
     rows = strip.rows
     size = strip.width * strip.count
     constant = splat(builder, arrays.read("values", word(0)), strip.vector) if iso else None
@@ -245,14 +244,14 @@ def _emit_groups(
         targets = record[HEADER:]
         biases = [arrays.read("bias", builder.mul(t, bias_step)) for t in targets]
         rows_of_out = [arrays.place("out", t, pitch, at) for t in targets]
-        strip.start(resume, biases, rows_of_out)
+        strip.start(origin, biases, rows_of_out)
         nonzeros(*record[:HEADER])
         strip.finish(*bounds, rows_of_out)
 
 
 def fetch_ahead(
     builder: Any,
-    arrays: _Arrays,
+    arrays: Arrays,
     far: Any,
     place: tuple[Any, Any, int],
     strip: tuple[Any, Any, int],
@@ -291,40 +290,49 @@ def _nonzeros(builder: Any, begin: Any, end: Any, copies: int, nonzero: Any) -> 
 
 
 @jit
-def layer(  # type: ignore[no-untyped-def]
-    rows, iso, table, indices, values, first, last, resume, widest, bias, y, out, low, high
+def product(  # type: ignore[no-untyped-def]
+    rows, iso, table, indices, values, first, last, widest, origin, bias, y, out, low, high
 ):  # fmt: skip
     """Compute groups first...last-1 of out = min(max(W Y + b, low), high), strip after strip.
+
+    `y` and `out` have the shapes (tiles, features, width). `origin` says what the sums start at:
+    FROM_BIAS, FROM_OUT or FROM_BOTH, what `out` holds + bias.
 
     A width that is no multiple of the widest strip ends in one narrower strip that begins earlier
     and overlaps its neighbour: computing some columns twice is cheaper than masks.
     """
-    pitch = y.shape[1] * y.itemsize
+    pitch = y.shape[2] * y.itemsize
     bias_step = 0 if bias.size == 1 else 1
-    done = 0
-    while done < pitch:
-        size = widest
-        while size > pitch or (size // 2 >= pitch - done and size > y.itemsize):
-            size //= 2
-        while resume and size > pitch - done:  # adding to `out` twice would be wrong
-            size //= 2
-        at = min(done, pitch - size)
-        done = at + size
-        far = 1 if y.shape[0] * size >= FAR else 0
-        _groups(size, rows, iso, table, indices, values, first, last, resume, bias, bias_step,
-                y, out, pitch, at, far, low, high)  # fmt: skip
+    for tile in range(y.shape[0]):
+        done = 0
+        while done < pitch:
+            size = widest
+            while size > pitch or (size // 2 >= pitch - done and size > y.itemsize):
+                size //= 2
+            # adding to `out` twice would be wrong
+            while origin != FROM_BIAS and size > pitch - done:
+                size //= 2
+            at = min(done, pitch - size)
+            done = at + size
+            far = 1 if y.shape[1] * size >= FAR else 0
+            _groups(size, rows, iso, table, indices, values, first, last, origin, bias, bias_step,
+                    y[tile], out[tile], pitch, at, far, low, high)  # fmt: skip
 
 
-def layer_signature(real: Any, index: Any) -> Any:
-    """Return the types of `layer`'s arguments for a real and an index dtype.
-
-    Inputs are typed read-only: numba passes writable arrays to such a signature, not the reverse.
-    """
+def load_product(real: Any, index: Any) -> None:
+    """Load `product` for a real and an index dtype, or compile it."""
     real, index, size = from_dtype(real), from_dtype(index), types.int64
+    weight = (array_type(size, 2), array_type(index, 1), array_type(real, 1))
+    batch = (array_type(real, 1), array_type(real, 3), array_type(real, 3, writable=True))
+    load(product, size, size, *weight, size, size, size, size, *batch, real, real)
 
-    def array(kind: Any, ndim: int, readonly: bool = True) -> Any:
-        return types.Array(kind, ndim, "C", readonly=readonly)
 
-    weight = (array(size, 2), array(index, 1), array(real, 1))
-    batch = (array(real, 1), array(real, 2), array(real, 2, readonly=False))
-    return types.void(size, size, *weight, size, size, size, size, *batch, real, real)
+@cache
+def widest_strip(rows: int) -> int:
+    """Return the widest strip for which the sums of a group's rows fit into the registers.
+
+    It is a choice of speed only. 64 bytes and four rows are 4 registers of AVX-512, 8 of AVX2, 16
+    of SSE and NEON; the four times wider strip needs the 32 registers of AVX-512.
+    """
+    wide = rows == 1 or llvmlite.binding.get_host_cpu_features().get("avx512f", False)
+    return STRIP if wide else VECTOR

@@ -1,15 +1,15 @@
 """Small batches: one compiled call takes the batch through all layers.
 
 A layer of a pruned network and one sample take 10 us; Python's work for each layer, and waking
-threads for each, took 50. So the addresses of everything that the layers need are written into a
-table once (a *program*), and `interpreter.participate` goes through it without Python. It is a job
-of `gbdnn.backends.fused.helpers`:
+threads for each, took 50. So what the layers need is written into a table once (a *program*): for
+each layer a record that begins with the address of the layer's kernel. The interpreter goes through
+it without Python. It is a job of `gbdnn.backends.fused.helpers`:
 
 - *by rows*: one tile; the phases are transposing the inputs, each layer, transposing the results;
   the blocks are ranges of rows, and a phase begins when the one before is done;
 - *by tiles*: one phase, the blocks are tiles, each goes through all layers in one thread.
 
-Wide tiles use `_kernels.layer`, in the same strips as `FusedBackend.affine`. One sample has a
+Wide tiles use `kernels.product`, in the same strips as `FusedBackend.affine`. One sample has a
 kernel of its own: Y is loaded value by value into vectors, several sums are in flight.
 A row is always summed by one thread in one order: the number of threads changes no bit.
 """
@@ -18,43 +18,25 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
-from itertools import chain as joined
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from gbdnn.backends.base import aligned_empty
+from gbdnn.backends.base import Affine, Program, aligned_empty
 from gbdnn.backends.fused import helpers, interpreter
+from gbdnn.backends.fused.groups import is_wide
 from gbdnn.backends.fused.helpers import address_of
 from gbdnn.errors import InputError, ShapeError
+from gbdnn.types import Array
 
-__all__ = ["Chain", "link"]
+__all__ = ["FusedProgram"]
 
-Array = npt.NDArray[Any]
 BLOCKS = 4  # of a phase for each participant: what is lost if the last one comes late
-WIDE = 128  # bytes of a row of Y from which blocks of columns pay, as in `fused`
 SPARES, SPARE = 4, 4 << 20  # workspaces that are kept between calls, and bytes of each
 WORTH = 8e-6  # seconds of work for each participant below which it is not asked
 EDGE, EDGE_COLUMN = 0.25e-9, 0.035e-9  # about the seconds of an edge, and for each column
-
-
-def link(steps: Sequence[Any]) -> Chain | None:
-    """Return the steps as a chain; None if one before the last has an activation that is no clamp.
-
-    Also None if index dtypes differ.
-    """
-    reals = {step.weight.dtype for step in steps}
-    indices = {step.weight.grouped.indices.dtype for step in steps}
-    clamped = all(_clamp(step) is not None for step in steps[:-1])
-    return Chain(steps) if clamped and len(reals) == len(indices) == 1 else None
-
-
-def _clamp(step: Any) -> tuple[float, float] | None:
-    found: tuple[float, float] | None = getattr(step.activation, "clamp", None)
-    return found
 
 
 @dataclass(eq=False)
@@ -66,31 +48,29 @@ class _Workspace:
     buffers: Array
 
 
-class Chain:
-    """Layers with bounds for activations, as one compiled call. Read-only, shared by threads.
+class FusedProgram(Program):
+    """Affine maps with bounds as one compiled call. Read-only, shared by threads.
 
     Attributes
     ----------
-    settles : bool
-        Some layer keeps a constant, so that skipping may find something.
+    dtype : float32 or float64
+    in_features, out_features : int
     edges : int
         Stored weights of all layers.
-    tail : Activation or None
-        The last layer's activation where it is no clamp (a softmax): left to the caller.
     """
 
-    def __init__(self, steps: Sequence[Any]) -> None:
-        self._steps = tuple(steps)  # keeps alive what the programs point at
-        self.dtype = steps[0].weight.dtype
-        self.in_features, self.out_features = steps[0].in_features, steps[-1].out_features
-        self.edges = sum(step.edges for step in steps)
-        self.settles = any(step.keeps for step in steps)
-        self._widest = max(self.in_features, *(step.out_features for step in steps))
-        self.tail = steps[-1].activation if _clamp(steps[-1]) is None else None
-        bounds = joined.from_iterable(_clamp(step) or (-np.inf, np.inf) for step in steps)
-        self._bounds = np.array(list(bounds), self.dtype)
-        self._functions = _compiled(self.dtype, steps[0].weight.grouped.indices.dtype)
-        self._programs: dict[tuple[bool, int], Array] = {}
+    def __init__(self, affines: Sequence[Affine]) -> None:
+        first, last = affines[0].weight, affines[-1].weight
+        self.dtype = first.dtype
+        self._affines = [  # keeps alive what the tables point at
+            replace(affine, bias=np.ascontiguousarray(affine.bias, self.dtype))
+            for affine in affines
+        ]
+        self.in_features, self.out_features = first.shape[1], last.shape[0]
+        self.edges = sum(affine.weight.edges for affine in affines)
+        self._widest = max(self.in_features, *(affine.weight.shape[0] for affine in affines))
+        self._participant = interpreter.participant(self.dtype)
+        self._tables: dict[tuple[bool, int], Array] = {}
         self._spare: dict[Any, _Workspace] = {}
         self._lock = threading.Lock()
 
@@ -106,7 +86,7 @@ class Chain:
     def run(
         self, source: Array, target: Array, *, width: int, lanes: int, threads: int, check: bool
     ) -> bool:
-        """Compute the last layer's output, but for `tail`; False if `check` found NaN or infinity.
+        """Compute the last layer's output; False if `check` found NaN or infinity.
 
         Parameters
         ----------
@@ -133,8 +113,8 @@ class Chain:
         with self._lock:
             space = self._spare.pop(key, None)
         space = space or self._new_workspace(key)
-        interpreter.aim(space.address, source, target)
-        bad, reusable = helpers.perform(space.job, space.address, parts, seconds, (self, space))
+        interpreter.set_addresses(space.address, source, target)
+        bad, reusable = helpers.run(space.job, space.address, parts, seconds, (self, space))
         if reusable and space.buffers.nbytes <= SPARE:
             with self._lock:
                 self._spare[key] = space
@@ -167,17 +147,17 @@ class Chain:
             loads, phases, blocks = 0, 1, tiles
         else:
             loads = int(not in_place)
-            phases = loads + len(self._steps) + int(not out_place)
+            phases = loads + len(self._affines) + int(not out_place)
             blocks = BLOCKS * parts if parts > 1 else 1
         job = aligned_empty(helpers.words_of(phases, parts), np.int64)
         buffers = aligned_empty(2 * (parts if tiles > 1 else 1) * nbytes // size, self.dtype)
         job[: helpers.WORDS] = 0
-        program = self._program(tile * size >= WIDE, 1 if tiles > 1 else blocks)
+        table = self._table(is_wide(tile * size), 1 if tiles > 1 else blocks)
         for word, value in {
-            helpers.FUNCTION: self._functions[0], interpreter.KERNEL: self._functions[1],
-            helpers.PHASES: phases, helpers.BLOCKS: blocks,
-            interpreter.PROGRAM: address_of(program), interpreter.BOUNDS: address_of(self._bounds),
-            interpreter.LAYERS: len(self._steps), interpreter.TILED: tiles > 1,
+            helpers.FUNCTION: self._participant, helpers.PHASES: phases, helpers.BLOCKS: blocks,
+            interpreter.PROGRAM: address_of(table), interpreter.LAYERS: len(self._affines),
+            interpreter.IN: self.in_features, interpreter.OUT: self.out_features,
+            interpreter.TILED: tiles > 1,
             interpreter.SOURCE_ROW: source[0], interpreter.SOURCE_COLUMN: source[1],
             interpreter.TARGET_ROW: target[0], interpreter.TARGET_COLUMN: target[1],
             interpreter.COUNT: count, interpreter.WIDTH: width, interpreter.LANES: lanes,
@@ -188,43 +168,12 @@ class Chain:
             job[word] = value
         return _Workspace(job, address_of(job), buffers)
 
-    def _program(self, blocked: bool, blocks: int) -> Array:
-        """Return the table of the layers for so many blocks of rows."""
-        found = self._programs.get((blocked, blocks))
-        if found is None:
-            layers = [_layer_words(step, blocked, blocks) for step in self._steps]
-            starts = np.cumsum([len(layers), *map(len, layers)])[:-1]
-            found = np.array([*starts.tolist(), *joined.from_iterable(layers)], np.int64)
-            self._programs[blocked, blocks] = found
-        return found
-
-
-def _layer_words(step: Any, blocked: bool, blocks: int) -> list[int]:
-    shares = step.weight.shares(blocks, blocked=blocked)
-    pieces = [
-        [
-            *(rows, iso, address_of(table), address_of(indices), address_of(values)),
-            *(resume, strip, final),
-            *(share[piece][0][5] for share in shares),
-            shares[-1][piece][0][6],
-        ]
-        for piece, ((rows, iso, table, indices, values, _, _, resume, strip), final) in enumerate(
-            shares[0]
-        )
-    ]
-    bias = step.bias.reshape(-1)
-    head = [len(pieces), address_of(bias), len(bias), step.in_features, step.out_features]
-    return [int(word) for word in (*head, *joined.from_iterable(pieces))]
-
-
-@cache
-def _compiled(real: np.dtype[Any], index: np.dtype[Any]) -> tuple[int, int]:
-    """Return the addresses of the compiled functions for these dtypes."""
-    with _compiling:
-        helpers.prepare()
-        interpreter.compile_aim(real)
-        participate, kernel = interpreter.compiled(real, index)
-        return int(participate.address), int(kernel.address)
-
-
-_compiling = threading.Lock()
+    def _table(self, wide: bool, blocks: int) -> Array:
+        """Return the table for a Y with wide rows or narrow ones, and so many blocks of rows."""
+        table = self._tables.get((wide, blocks))
+        if table is None:
+            records = [affine.weight.record(affine, wide, blocks) for affine in self._affines]
+            starts = np.cumsum([len(records), *map(len, records)])[:-1]
+            table = np.array([*starts.tolist(), *chain.from_iterable(records)], np.int64)
+            table = self._tables.setdefault((wide, blocks), table)  # jobs know its address
+        return table

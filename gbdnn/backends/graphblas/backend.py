@@ -25,52 +25,57 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from gbdnn.backends.arrays import check_tiles, check_values, owned, whole_batch
-from gbdnn.backends.base import Activation, cached_width
-from gbdnn.backends.graphblas.start import graphblas, is_blocking, usable_threads
+from gbdnn.backends.arrays import (
+    apply_bounds,
+    check_affine,
+    check_tiles,
+    check_values,
+    column,
+    owned,
+)
+from gbdnn.backends.base import Backend, Bounds, Prepared
 from gbdnn.errors import BackendError
-from gbdnn.weights.csr import CSR, as_csr, transpose
+from gbdnn.types import Array
+from gbdnn.weights import CSR, Dense, as_csr
+from gbdnn.weights.graphblas import graphblas, is_blocking, usable_threads
+from gbdnn.weights.patterns import transpose
 
-__all__ = ["GraphBLASBackend"]
-
-Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True, eq=False)
-class GraphBLASWeight:
-    """A weight as a `graphblas.Matrix` by row, FP32 or FP64; iso-valued weights stay so."""
-
-    matrix: Any
-    nbytes: int
+__all__ = ["GraphBLASBackend", "GraphBLASForm", "failure", "multiply", "shared_with_graphblas"]
 
 
-class GraphBLASTrainable:
-    """A weight that changes: W and W^T as matrices by row, filled again when `values` changed.
+class GraphBLASForm(Prepared):
+    """A weight as a `graphblas.Matrix` by row, FP32 or FP64; in training with its transpose.
+
+    For prediction an iso-valued weight stays so. In training both matrices are filled again when
+    `values` changed.
 
     Attributes
     ----------
-    pattern : CSR, shape (out_features, in_features)
-    values : ndarray, shape (nnz,)
     matrix, transposed : graphblas.Matrix
-        W and W^T, FP32 or FP64.
+        W and, in training, W^T.
     """
 
-    def __init__(self, weight: CSR | Array) -> None:
-        self.pattern, self.values = owned(weight)
-        self._flipped, self._order = transpose(self.pattern)
-        self.matrix, self.transposed = _matrix(self.pattern), _matrix(self._flipped)
+    def __init__(self, weight: CSR, trained: bool) -> None:
+        self.shape, self.dtype = weight.shape, weight.dtype
+        if trained:
+            self.pattern, self.values = owned(weight)
+            weight = self.pattern
+            self._flipped, self._order = transpose(weight)
+            self.transposed = _matrix(self._flipped)
+            arrays = weight.nbytes + self._flipped.nbytes + self._order.nbytes
+            self._nbytes = arrays + _matrix_bytes(weight) + _matrix_bytes(self._flipped)
+        else:
+            self._nbytes = _matrix_bytes(weight)
+        self.matrix = _matrix(weight)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the arrays and of both matrices."""
-        arrays = self.pattern.nbytes + self._flipped.nbytes + self._order.nbytes
-        return arrays + _matrix_bytes(self.pattern) + _matrix_bytes(self._flipped)
+        """Bytes of the matrices, in training with those of the arrays."""
+        return self._nbytes
 
     def refresh(self, threads: int = 1) -> None:
         """Fill both matrices anew from `values`; O(nnz)."""
@@ -78,44 +83,65 @@ class GraphBLASTrainable:
         _fill(self.transposed, self._flipped, self.values[self._order])
 
 
-class GraphBLASBackend:
-    """Y_{k+1} = h(W_k Y_k + b_k): one in-place semiring product a layer (SuiteSparse: saxpy5)."""
+def _from_dense(weight: Dense, trained: bool) -> GraphBLASForm:
+    """Take all places for training, the non-zeros for prediction."""
+    return GraphBLASForm(weight.pattern() if trained else as_csr(weight.values), trained)
+
+
+class GraphBLASBackend(Backend):
+    """Z = W Y + b: one in-place semiring product for each tile (SuiteSparse: saxpy5)."""
 
     name = "graphblas"
-
-    def prepare(self, weight: CSR | Array) -> GraphBLASWeight:
-        """Copy the weight into a GraphBLAS matrix; of a dense one the non-zeros are taken."""
-        return prepare(weight)
+    forms = {"csr": GraphBLASForm, "dense": _from_dense}  # noqa: RUF012
+    calls_in_main_thread = False
 
     def affine(
         self,
-        w: GraphBLASWeight | GraphBLASTrainable,
+        w: GraphBLASForm,
         Y: Array,
-        bias: Array,
-        activation: Activation,
+        bias: Array | None,
         out: Array,
+        *,
+        clamp: Bounds | None = None,
+        accumulate: bool = False,
         threads: int = 1,
     ) -> None:
-        """Compute out = h(W Y + b), in training for each tile."""
-        if isinstance(w, GraphBLASTrainable):
-            check_tiles(w.pattern, out, Y, names=("out", "Y"))
-            out[...] = bias if bias.ndim == 0 else bias[:, None]
-            _multiply(w.matrix, Y, out)
-            activation.apply(out)
-            return
-        gb = graphblas()
-        _check(w, Y, out)
-        out[...] = bias if bias.ndim == 0 else bias[:, None]
-        try:
-            with lent(Y) as y, lent(out) as z:
-                z(gb.binary.plus) << gb.semiring.plus_times(w.matrix @ y)
-        except gb.exceptions.GraphblasException as error:
-            raise failure("plus_times", error, w.matrix, Y) from error
-        activation.apply(out)
+        """Compute Z (+)= W (+.x) Y in place, Z = b or b + out before; then the bounds."""
+        check_affine(w, Y, bias, out)
+        if not accumulate:
+            out[...] = 0 if bias is None else column(bias)
+        elif bias is not None:
+            out += column(bias)
+        multiply(w.matrix, Y, out)
+        apply_bounds(out, clamp)
 
-    def tile_width(self, features: int, dtype: np.dtype[Any]) -> int:
-        """A tile of about 1 MiB."""
-        return cached_width(features, dtype)
+    def input_grad(self, w: GraphBLASForm, dZ: Array, out: Array, threads: int = 1) -> None:
+        """Compute dY = W^T (+.x) dZ, accumulated in place into zeros (saxpy5)."""
+        check_tiles(w, dZ, out, names=("dZ", "out"))
+        out[...] = 0
+        multiply(w.transposed, dZ, out)
+
+    def weight_grad(
+        self, w: GraphBLASForm, dZ: Array, Y: Array, out: Array, threads: int = 1
+    ) -> None:
+        """Compute dW<W> = dZ (+.x) Y^T, summed over tiles (dot3).
+
+        Both factors are full, so that none of the mask's places stays absent.
+        """
+        gb = graphblas()
+        check_tiles(w, dZ, Y, names=("dZ", "Y"))
+        check_values(w, out)
+        out[...] = 0
+        W = w.matrix
+        for dz_tile, y_tile in zip(dZ, Y, strict=True):
+            dW = gb.Matrix(W.dtype, *W.shape)
+            dW.ss.config["sparsity_control"] = "sparse"
+            try:
+                with shared_with_graphblas(dz_tile) as dz, shared_with_graphblas(y_tile) as y:
+                    dW(W.S, replace=True) << gb.semiring.plus_times(dz @ y.T)
+            except gb.exceptions.GraphblasException as error:
+                raise failure("dW<W> = plus_times(dZ Y^T)", error, W, y_tile) from error
+            out += dW.ss.unpack("csr", sort=True)["values"]
 
     @contextmanager
     def pinned(self, threads: int) -> Iterator[None]:
@@ -126,87 +152,20 @@ class GraphBLASBackend:
         finally:
             context.disengage()
 
-    # -- training ----------------------------------------------------------------------------------
 
-    def trainable(self, weight: CSR | Array) -> GraphBLASTrainable:
-        """Copy the weight and its transpose; of a dense one all places are stored."""
-        return GraphBLASTrainable(weight)
-
-    def affine_input_grad(
-        self, w: GraphBLASTrainable, dZ: Array, out: Array, threads: int = 1
-    ) -> None:
-        """Compute out = dY = W^T (+.x) dZ, accumulated in place into zeros (saxpy5).
-
-        dZ has the shape (tiles, out_features, width), out (tiles, in_features, width).
-        """
-        check_tiles(w.pattern, dZ, out, names=("dZ", "out"))
-        out[...] = 0
-        _multiply(w.transposed, dZ, out)
-
-    def affine_weight_grad(
-        self, w: GraphBLASTrainable, dZ: Array, Y: Array, out: Array, threads: int = 1
-    ) -> None:
-        """Compute out = the values of dW<W> = dZ (+.x) Y^T, summed over tiles (dot3).
-
-        Parameters
-        ----------
-        w : GraphBLASTrainable
-        dZ : ndarray, shape (tiles, out_features, width)
-        Y : ndarray, shape (tiles, in_features, width)
-        out : ndarray, shape (nnz,)
-            In the order of W's pattern. Both factors are full, so none of its places stays absent.
-        """
-        gb = graphblas()
-        check_tiles(w.pattern, dZ, Y, names=("dZ", "Y"))
-        check_values(w.pattern, out)
-        out[...] = 0
-        W = w.matrix
-        for dz_tile, y_tile in zip(dZ, Y, strict=True):
-            dW = gb.Matrix(W.dtype, *W.shape)
-            dW.ss.config["sparsity_control"] = "sparse"
-            try:
-                with lent(dz_tile) as dz, lent(y_tile) as y:
-                    dW(W.S, replace=True) << gb.semiring.plus_times(dz @ y.T)
-            except gb.exceptions.GraphblasException as error:
-                raise failure("dW<W> = plus_times(dZ Y^T)", error, W, y_tile) from error
-            out += dW.ss.unpack("csr", sort=True)["values"]
-
-    def training_width(self, features: int, dtype: np.dtype[Any], batch: int) -> int:
-        """The whole batch: GraphBLAS cuts it by itself."""
-        return whole_batch(batch)
-
-
-def _multiply(W: Any, Y: Array, out: Array) -> None:
-    """Add W (+.x) Y to each tile of `out`, in place."""
+def multiply(W: Any, Y: Array, out: Array) -> None:
+    """Compute Z (+)= W (+.x) Y for each tile, in the memory of `out`."""
     gb = graphblas()
     for y_tile, z_tile in zip(Y, out, strict=True):
         try:
-            with lent(y_tile) as y, lent(z_tile) as z:
+            with shared_with_graphblas(y_tile) as y, shared_with_graphblas(z_tile) as z:
                 z(gb.binary.plus) << gb.semiring.plus_times(W @ y)
         except gb.exceptions.GraphblasException as error:
             raise failure("plus_times", error, W, y_tile) from error
 
 
-def _check(w: GraphBLASWeight, Y: Array, out: Array) -> None:
-    """Refuse what GraphBLAS could not compute in place: it would free numpy's memory."""
-    dtype = w.matrix.dtype.np_type
-    for name, array in (("Y", Y), ("out", out)):
-        if array.dtype != dtype or not array.flags.c_contiguous:
-            raise BackendError(name, f"C-contiguous {dtype}", f"{array.dtype}, {array.strides}")
-    if not out.flags.writeable:
-        raise BackendError("out", f"C-contiguous {dtype} that can be written", "a read-only array")
-
-
-def prepare(weight: CSR | Array) -> GraphBLASWeight:
-    """Copy a weight into a GraphBLAS matrix that threads can share."""
-    gb = graphblas()
-    csr = as_csr(weight)
-    matrix = _matrix(csr)
-    assert matrix.dtype in (gb.dtypes.FP32, gb.dtypes.FP64)
-    return GraphBLASWeight(matrix, _matrix_bytes(csr))
-
-
 def _matrix(csr: CSR) -> Any:
+    """Copy a weight into a GraphBLAS matrix that threads can share."""
     matrix = csr.to_graphblas()
     if not is_blocking():
         matrix.wait("materialize")
@@ -237,11 +196,11 @@ def _matrix_bytes(csr: CSR) -> int:
     return 8 * (len(csr.indptr) + csr.nnz) + csr.values.nbytes
 
 
-_LENT = object()  # in place of a matrix that owns the memory
+_NUMPY = object()  # in place of a matrix that owns the memory
 
 
 @contextmanager
-def lent(array: Array) -> Iterator[Any]:
+def shared_with_graphblas(array: Array) -> Iterator[Any]:
     """A full `graphblas.Matrix` over an ndarray's own memory, for the length of a `with`.
 
     `array` is two-dimensional and C-contiguous. GraphBLAS is handed the pointer and gives the
@@ -256,7 +215,7 @@ def lent(array: Array) -> Iterator[Any]:
     handle = matrix.gb_obj[0]
     pointer = ffi.new("void**", ffi.cast("void*", array.ctypes.data))
     nbytes, iso = ffi.new("GrB_Index*"), ffi.new("bool*")
-    matrix._parent = _LENT
+    matrix._parent = _NUMPY
     status = lib.GxB_Matrix_pack_FullR(handle, pointer, array.nbytes, False, NULL)
     if status:
         raise BackendError("GraphBLAS", "to take a full matrix", f"status {status}")

@@ -10,22 +10,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from gbdnn.backends.arrays import check_tiles, check_values
-from gbdnn.backends.base import Activation
-from gbdnn.backends.graphblas.backend import (
-    GraphBLASBackend,
-    GraphBLASTrainable,
-    GraphBLASWeight,
-    failure,
-)
-from gbdnn.backends.graphblas.start import graphblas
-from gbdnn.weights.csr import CSR
+from gbdnn.backends.arrays import apply_bounds, check_affine, check_tiles, check_values, column
+from gbdnn.backends.base import UNBOUNDED, Bounds
+from gbdnn.backends.graphblas.backend import GraphBLASBackend, GraphBLASForm, failure
+from gbdnn.types import Array
+from gbdnn.weights import Weight
+from gbdnn.weights.graphblas import graphblas
 
 __all__ = ["ReferenceBackend", "input_gradient", "step", "weight_gradient"]
-
-Array = npt.NDArray[Any]
 
 
 def step(W: Any, Y: Any, b: Any, cap: float | None = None) -> Any:
@@ -113,11 +106,12 @@ class ReferenceBackend(GraphBLASBackend):
     name = "graphblas-reference"
     sparse_activations = True
 
-    def prepare(self, weight: CSR | Array) -> GraphBLASWeight:
-        """Copy the weight into a GraphBLAS matrix by column, like Y."""
-        prepared = super().prepare(weight)
-        by_column(prepared.matrix)
-        return prepared
+    def prepare(self, weight: Weight, *, trained: bool = False) -> Any:
+        """Copy the weight into a GraphBLAS matrix; for prediction by column, like Y."""
+        form = super().prepare(weight, trained=trained)
+        if not trained:
+            by_column(form.matrix)
+        return form
 
     def enter(self, Y: Array) -> Any:
         """Return the non-zeros of Y, shape (features, batch), as a GraphBLAS matrix."""
@@ -141,10 +135,10 @@ class ReferenceBackend(GraphBLASBackend):
         """Return the number of samples that have any entry: the columns that a step works on."""
         return int(Y.reduce_columnwise(graphblas().monoid.any).new().nvals)
 
-    def forward(self, w: GraphBLASWeight, Y: Any, bias: Array, activation: Activation) -> Any:
-        """Return h(W Y + b) for any bias and activation."""
+    def forward(self, w: GraphBLASForm, Y: Any, bias: Array, bounds: Bounds | None) -> Any:
+        """Return clamp(W Y + b) for any bias and bounds; by `step` where the zeros stay zeros."""
         gb, W = graphblas(), w.matrix
-        low, high = activation.clamp or (None, None)
+        low, high = bounds or UNBOUNDED
         try:
             if low == 0 and not (bias > 0).any():
                 b = gb.Vector.from_dense(np.ascontiguousarray(np.broadcast_to(bias, W.nrows)))
@@ -152,55 +146,52 @@ class ReferenceBackend(GraphBLASBackend):
             Z = self.leave(gb.semiring.plus_times(W @ Y).new())  # zeros become something: full
         except gb.exceptions.GraphblasException as error:
             raise failure("the reference step", error, W, Y) from error
-        Z += bias if bias.ndim == 0 else bias[:, None]
-        activation.apply(Z)
+        Z += column(bias)
+        apply_bounds(Z, bounds)
         return self.enter(Z)
 
-    # -- training: the equations on sparse matrices, made of the tiles and taken apart again -------
+    # -- on tiles: the equations on sparse matrices, made of the tiles and taken apart again -------
 
     def affine(
         self,
-        w: Any,
+        w: GraphBLASForm,
         Y: Array,
-        bias: Array,
-        activation: Activation,
+        bias: Array | None,
         out: Array,
+        *,
+        clamp: Bounds | None = None,
+        accumulate: bool = False,
         threads: int = 1,
     ) -> None:
-        """Compute out = h(W Y + b); Y (tiles, in_features, width), w from `trainable`.
-
-        Prediction does not come here: it takes `forward` on whole batches.
-        """
-        if not isinstance(w, GraphBLASTrainable):
-            super().affine(w, Y, bias, activation, out, threads)
-            return
+        """Compute out = clamp(W (+.x) Y + b); prediction takes `forward` where it can."""
         gb = graphblas()
-        check_tiles(w.pattern, out, Y, names=("out", "Y"))
+        check_affine(w, Y, bias, out)
+        if not accumulate:
+            out[...] = 0
         for y_tile, z_tile in zip(Y, out, strict=True):
             y = self.enter(y_tile)
             z = gb.semiring.plus_times(w.matrix @ y).new()
-            z_tile[...] = self.leave(z)
+            z_tile += self.leave(z)
             free(y, z)
-        out += bias if bias.ndim == 0 else bias[:, None]
-        activation.apply(out)
+        if bias is not None:
+            out += column(bias)
+        apply_bounds(out, clamp)
 
-    def affine_input_grad(
-        self, w: GraphBLASTrainable, dZ: Array, out: Array, threads: int = 1
-    ) -> None:
+    def input_grad(self, w: GraphBLASForm, dZ: Array, out: Array, threads: int = 1) -> None:
         """Compute out = W^T dZ for each tile by `input_gradient`."""
-        check_tiles(w.pattern, dZ, out, names=("dZ", "out"))
+        check_tiles(w, dZ, out, names=("dZ", "out"))
         for dz_tile, y_tile in zip(dZ, out, strict=True):
             dz = self.enter(dz_tile)
             dy = input_gradient(w.matrix, dz)
             y_tile[...] = self.leave(dy)
             free(dz, dy)
 
-    def affine_weight_grad(
-        self, w: GraphBLASTrainable, dZ: Array, Y: Array, out: Array, threads: int = 1
+    def weight_grad(
+        self, w: GraphBLASForm, dZ: Array, Y: Array, out: Array, threads: int = 1
     ) -> None:
-        """Compute out = the values of dW, summed over tiles, by `weight_gradient`."""
-        check_tiles(w.pattern, dZ, Y, names=("dZ", "Y"))
-        check_values(w.pattern, out)
+        """Compute out = the entries of dW, summed over tiles, by `weight_gradient`."""
+        check_tiles(w, dZ, Y, names=("dZ", "Y"))
+        check_values(w, out)
         out[...] = 0
         for dz_tile, y_tile in zip(dZ, Y, strict=True):
             dz, y = by_row(self.enter(dz_tile)), by_row(self.enter(y_tile))

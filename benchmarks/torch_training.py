@@ -1,0 +1,175 @@
+"""A training step in torch, each way in its best form: dense, and two with CSR weights.
+
+- ``torch-dense``: `torch.nn.Linear`, all places trained, batch-major.
+- ``torch-csr``: `torch.sparse.mm` on a CSR tensor and torch's own backward pass.
+- ``torch-csr-sampled``: what a user of torch can write: an autograd function whose backward pass
+  keeps W^T as a second CSR tensor and calls `torch.sparse.sampled_addmm`.
+
+Adam is torch's fused one. CSR weights are trained through their vector of values, since torch's
+optimizers do not take CSR parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.peers import torch_matrix
+from gbdnn.weights import CSR
+from gbdnn.weights.patterns import transpose
+
+if TYPE_CHECKING:
+    from benchmarks.training import TrainingJob
+
+__all__ = ["prepare"]
+
+Step = Callable[[], float]
+
+
+def prepare(job: TrainingJob) -> tuple[Step, Callable[[], int]]:
+    """Return a training step and a function that counts the bytes of the state."""
+    import torch
+
+    from benchmarks.training import BATCHES, RATE
+
+    torch.set_num_threads(job.threads)
+    X, y = map(torch.from_numpy, job.samples())
+    inputs: Any = torch.chunk(X, BATCHES)
+    targets = torch.chunk(y, BATCHES)
+    if job.engine != "torch-dense":
+        inputs = tuple(part.T.contiguous() for part in inputs)
+    model = ENGINES[job.engine](torch, job.weights())
+    optimizer = torch.optim.Adam(model.parameters, lr=RATE, fused=True)
+    turn = 0
+
+    def step() -> float:
+        nonlocal turn
+        k, turn = turn % BATCHES, turn + 1
+        optimizer.zero_grad(set_to_none=True)
+        model.begin()
+        loss: Any = torch.nn.functional.cross_entropy(model.forward(inputs[k]), targets[k])
+        loss.backward()
+        model.end()
+        optimizer.step()
+        return float(loss.detach())
+
+    def state_bytes() -> int:
+        tensors = [*model.parameters, *(p.grad for p in model.parameters), *model.more]
+        tensors += [t for state in optimizer.state.values() for t in state.values()]
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+    return step, state_bytes
+
+
+class _Dense:
+    """W and its gradient full."""
+
+    def __init__(self, torch: Any, weights: list[CSR]) -> None:
+        layers: list[Any] = []
+        for weight in weights:
+            rows, columns = weight.shape
+            linear = torch.nn.Linear(columns, rows)
+            with torch.no_grad():
+                linear.weight.copy_(torch.from_numpy(weight.to_dense(allow_dense=True)))
+                linear.bias.zero_()
+            layers += [linear, torch.nn.ReLU()]
+        self.forward = torch.nn.Sequential(*layers[:-1])
+        self.parameters = list(self.forward.parameters())
+        self.more: list[Any] = []
+
+    def begin(self) -> None:
+        """Nothing to prepare."""
+
+    def end(self) -> None:
+        """The gradients are where the optimizer looks."""
+
+
+class _CSR:
+    """CSR tensors over the vectors of values that the optimizer changes."""
+
+    def __init__(self, torch: Any, weights: list[CSR]) -> None:
+        self.torch = torch
+        self.values = [torch.from_numpy(np.array(weight.full_values)) for weight in weights]
+        self.biases = [torch.zeros(weight.shape[0], requires_grad=True) for weight in weights]
+        self.parameters = [*self.values, *self.biases]
+        self.matrices = [torch_matrix(w, v) for w, v in zip(weights, self.values, strict=True)]
+        self.more = [part for matrix in self.matrices for part in _index(matrix)]
+
+    def begin(self) -> None:
+        """Watch the matrices."""
+        for matrix in self.matrices:
+            matrix.grad = None
+            matrix.requires_grad_()
+
+    def product(self, k: int, Y: Any) -> Any:
+        """Return W Y."""
+        return self.torch.sparse.mm(self.matrices[k], Y)
+
+    def forward(self, Y: Any) -> Any:
+        """Return logits (batch, classes) of a neuron-major batch."""
+        for k, bias in enumerate(self.biases):
+            Y = self.product(k, Y if k == 0 else Y.relu()) + bias[:, None]
+        return Y.T
+
+    def end(self) -> None:
+        """Show the optimizer the gradients of the values."""
+        for values, matrix in zip(self.values, self.matrices, strict=True):
+            values.grad = matrix.grad.values()
+
+
+class _Sampled(_CSR):
+    """The same with W^T kept and the weight gradient sampled at the pattern."""
+
+    def __init__(self, torch: Any, weights: list[CSR]) -> None:
+        super().__init__(torch, weights)
+        self.transposed, self.orders = [], []
+        for weight in weights:
+            flipped, order = transpose(weight)
+            values = torch.from_numpy(np.array(flipped.full_values))
+            self.transposed.append(torch_matrix(flipped, values))
+            self.orders.append(torch.from_numpy(order.astype(np.int64)))
+            self.more += [*_index(self.transposed[-1]), values, self.orders[-1]]
+        for values in self.values:
+            values.requires_grad_()
+        self.function = _function(torch)
+
+    def begin(self) -> None:
+        """Bring W^T up to date."""
+        with self.torch.no_grad():
+            for values, matrix, order in zip(
+                self.values, self.transposed, self.orders, strict=True
+            ):
+                self.torch.index_select(values, 0, order, out=matrix.values())
+
+    def product(self, k: int, Y: Any) -> Any:
+        """Return W Y."""
+        return self.function.apply(self.values[k], self.matrices[k], self.transposed[k], Y)
+
+    def end(self) -> None:
+        """The gradients are where the optimizer looks."""
+
+
+def _function(torch: Any) -> Any:
+    class Product(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, values: Any, W: Any, WT: Any, Y: Any) -> Any:
+            ctx.save_for_backward(Y)
+            ctx.matrices = W, WT
+            return W @ Y
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Any) -> Any:
+            (Y,), (W, WT), dZ = ctx.saved_tensors, ctx.matrices, grads[0].contiguous()
+            grad = torch.sparse.sampled_addmm(W, dZ, Y.T, beta=0).values()
+            return grad, None, None, WT @ dZ if ctx.needs_input_grad[3] else None
+
+    return Product
+
+
+def _index(matrix: Any) -> list[Any]:
+    return [matrix.crow_indices(), matrix.col_indices()]
+
+
+ENGINES: dict[str, Any] = {"torch-csr": _CSR, "torch-csr-sampled": _Sampled, "torch-dense": _Dense}

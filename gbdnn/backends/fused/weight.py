@@ -1,0 +1,154 @@
+"""The fused backend's prepared weights: grouped rows of W, in training rows of W and of W^T.
+
+In training both stand over one vector of values:
+
+    forward           out = h(W Y + b)      rows of W
+    input gradient    out = W^T dZ          rows of W^T, the same kernel
+    weight gradient   out = (dZ Y^T) at W's pattern: rows of W
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from gbdnn.backends.arrays import owned
+from gbdnn.backends.base import Affine, Prepared
+from gbdnn.backends.fused import gradients, interpreter
+from gbdnn.backends.fused.groups import Grouped, group_dense, group_rows, ungrouped
+from gbdnn.backends.fused.helpers import address_of
+from gbdnn.backends.fused.kernels import load_product
+from gbdnn.backends.workers import share
+from gbdnn.types import Array
+from gbdnn.weights import Weight
+
+__all__ = ["FusedWeight"]
+
+SMALL = 1 << 16  # entries below which a second thread does not help to refresh W^T
+
+
+class FusedWeight(Prepared):
+    """A weight for prediction, or with `trained` for training.
+
+    For prediction rows with equal patterns are grouped (see `groups`) and indices become uint16
+    where they fit; a sparse weight without common patterns is not copied otherwise, but where 6 %
+    or more of the places are stored there is a second copy in blocks of columns.
+
+    In training `rows` is W over `values` itself, and `transposed` is W^T with a copy of the values
+    in its own order, which `refresh` brings up to date. Beside `pattern` and `values` (8 bytes a
+    non-zero in float32) that is W^T, 6 bytes (8 above 65,536 output features), uint16 indices of W
+    up to 65,536 input features, 2 bytes, and tables of 64 bytes a row and column.
+
+    Attributes
+    ----------
+    edges : int
+        Stored entries.
+    rows, transposed : Grouped
+    """
+
+    def __init__(self, weight: Weight, trained: bool) -> None:
+        self.shape = (int(weight.shape[0]), int(weight.shape[1]))
+        self.dtype, self.edges, self.trained = weight.dtype, weight.nnz, trained
+        if trained:
+            self._prepare_training(weight)
+        elif weight.form == "dense":
+            self.rows = group_dense(weight.to_dense(allow_dense=True))
+        else:
+            self.rows = group_rows(weight.pattern())
+        _load_kernel(self.dtype, self.rows.indices.dtype)
+
+    def _prepare_training(self, weight: Weight) -> None:
+        import scipy.sparse as sp
+
+        rows, columns = self.shape
+        self.pattern, self.values = pattern, values = owned(weight)
+        parts = (values, pattern.indices, pattern.indptr)
+        flipped = sp.csr_array(parts, shape=self.shape).tocsc()  # its index arrays are W^T's
+        self.rows = ungrouped(pattern.indptr, pattern.indices, values, columns)
+        self.transposed = ungrouped(flipped.indptr, flipped.indices, flipped.data, rows)
+        self._starts: dict[int, list[tuple[int, int, Array]]] = {}
+        _load_kernel(self.dtype, self.transposed.indices.dtype)
+        _load_gradients(self.dtype, self.rows.indices.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of indices, values and tables, in training with the pattern; shared ones once."""
+        nbytes = self.rows.nbytes
+        if self.trained:
+            pattern = self.pattern
+            nbytes += pattern.indptr.nbytes + self.transposed.nbytes
+            if not np.shares_memory(self.rows.indices, pattern.indices):
+                nbytes += pattern.indices.nbytes
+            nbytes += sum(each[2].nbytes for starts in self._starts.values() for each in starts)
+        return nbytes
+
+    # -- training ----------------------------------------------------------------------------------
+
+    def refresh(self, threads: int = 1) -> None:
+        """Copy `values`, which may have changed, to W^T; O(nnz), one pass."""
+        indices, out = self.rows.indices, self.transposed.parts[0].values
+        pieces = threads if len(self.values) >= SMALL else 1
+
+        def run(piece: tuple[int, int, Array]) -> None:
+            first, last, start = piece
+            gradients.scatter(indices, self.values, first, last, start.copy(), out)
+
+        share(run, self._pieces(pieces), pieces)
+
+    def _pieces(self, count: int) -> list[tuple[int, int, Array]]:
+        """Return ranges of W's entries, and for each column of W the place of its first entry."""
+        if count not in self._starts:
+            found = []
+            for (piece,) in self.rows.shares(count):
+                first, last = self.pattern.indptr[[piece.first, piece.last]]
+                found.append((int(first), int(last), _places(self.transposed, piece.first)))
+            self._starts[count] = found
+        return self._starts[count]
+
+    # -- programs ----------------------------------------------------------------------------------
+
+    def record(self, affine: Affine, wide: bool, blocks: int) -> list[int]:
+        """Return the layer's words in a program; the first is the address of its kernel.
+
+        Parameters
+        ----------
+        affine : Affine
+            Whose weight this is.
+        wide : bool
+            Rows of Y are wide: see `groups.is_wide`.
+        blocks : int
+            Parts of the layer's rows that the kernel can be asked for.
+        """
+        shares = self.rows.suited(wide).shares(blocks)
+        bounds = np.array(affine.bounds, np.float64).view(np.int64)
+        kernel = interpreter.layer_kernel(self.dtype, self.rows.indices.dtype)
+        out_features, in_features = self.shape
+        words = [kernel, blocks, len(shares[0]), in_features, out_features]
+        words += [address_of(affine.bias), affine.bias.size, *bounds]
+        for part in zip(*shares, strict=True):
+            rows, iso, table, indices, values, _, _, strip, origin, final = part[0]
+            words += [rows, iso, address_of(table), address_of(indices), address_of(values)]
+            words += [strip, origin, final, *(piece.first for piece in part), part[-1].last]
+        return [int(word) for word in words]
+
+
+def _places(transposed: Grouped, row: int) -> Array:
+    """Return for each row of W^T the place of its first entry from row `row` of W on."""
+    table = transposed.parts[0].table
+    begin, end = table[:, 0].copy(), table[:, 1].copy()
+    if row == 0:
+        return begin
+    while (open_ := begin < end).any():  # binary searches in all rows at once
+        middle = (begin + end) // 2
+        before = np.zeros(len(begin), bool)
+        before[open_] = transposed.indices[middle[open_]] < row
+        begin = np.where(before, middle + 1, begin)
+        end = np.where(open_ & ~before, middle, end)
+    return begin
+
+
+_load_kernel: Callable[[Any, Any], None] = cache(load_product)
+_load_gradients: Callable[[Any, Any], None] = cache(gradients.load_gradients)

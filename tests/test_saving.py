@@ -1,0 +1,175 @@
+"""Saving: whatever happens meanwhile, the old file stays as it is or the new one is whole."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import random_network, run_script
+from file_checks import assert_equal_networks
+
+from gbdnn.errors import (
+    DataUnavailableError,
+)
+from gbdnn.network import load
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "model.safetensors"
+
+
+class FullDisk:
+    """A file on a disk that is full after some bytes."""
+
+    def __init__(self, file, room):
+        self.file, self.room = file, room
+
+    def write(self, data):
+        self.room -= len(data)
+        if self.room < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self.file.write(data)
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.file.close()
+
+
+@pytest.mark.parametrize("room", [0, 100, 3000])
+def test_disk_full(path, network, monkeypatch, room):
+    network.save(path)
+    old = path.read_bytes()
+    bigger = random_network(np.random.default_rng(0), (50, 60, 7))
+    opened = Path.open
+
+    def open_full(self, mode="r", *args, **options):
+        file = opened(self, mode, *args, **options)
+        return FullDisk(file, room) if "x" in mode else file
+
+    monkeypatch.setattr(Path, "open", open_full)
+    with pytest.raises(DataUnavailableError, match="No space left") as caught:
+        bigger.save(path)
+    assert "as it was" in caught.value.fix
+    monkeypatch.undo()
+    assert path.read_bytes() == old
+    assert os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "broken"), KeyboardInterrupt()])
+def test_interrupted_at_the_end(path, network, monkeypatch, step, error):
+    path.write_bytes(b"old")
+
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises((DataUnavailableError, KeyboardInterrupt)):
+        network.save(path)
+    monkeypatch.undo()
+    assert path.read_bytes() == b"old"
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_disk_full_for_the_kernel(path):
+    """A limit on the size of files, in a process of its own."""
+    script = """
+import resource, sys
+import numpy as np
+import gbdnn
+from gbdnn.errors import DataUnavailableError
+network = gbdnn.Network([gbdnn.Linear(np.ones((300, 300)))])
+small = gbdnn.Network([gbdnn.Linear(np.ones((2, 2)))])
+small.save(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    network.save(sys.argv[1])
+except DataUnavailableError as error:
+    print("refused:", error)
+"""
+    done = run_script(script, str(path))
+    assert "refused" in done.stdout
+    assert load(path).in_features == 2
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_what_is_read_back_is_compared(path, network, monkeypatch):
+    """A disk that loses bytes is noticed before the old file is gone."""
+    network.save(path)
+    old = path.read_bytes()
+    fsync = os.fsync
+
+    def spoil(descriptor):
+        fsync(descriptor)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            size = os.fstat(descriptor).st_size
+            os.pwrite(descriptor, b"\xff", size - 2)
+
+    monkeypatch.setattr(os, "fsync", spoil)
+    with pytest.raises(DataUnavailableError, match="read back"):
+        network.save(path)
+    monkeypatch.undo()
+    assert path.read_bytes() == old
+
+
+def test_a_private_file_stays_private(path, network):
+    network.save(path)
+    path.chmod(0o600)
+    network.save(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_link_is_followed(path, network):
+    link = path.with_name("link")
+    link.symlink_to(path)
+    network.save(link)
+    assert link.is_symlink()
+    assert_equal_networks(load(path), network)
+
+
+@pytest.mark.parametrize("place", [".", "missing/model", "fifo", "n\0ul", "x" * 300, "/dev/null"])
+def test_where_nothing_can_be_written(tmp_path, network, place):
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(DataUnavailableError):
+        network.save(f"{tmp_path}/{place}" if place[0] != "/" else place)
+    assert os.listdir(tmp_path) == ["fifo"]
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+def test_killed_while_saving(path, tmp_path):
+    """Whenever the process dies, the name holds one whole network or the other."""
+    script = """
+import sys
+import numpy as np
+import gbdnn
+networks = [gbdnn.Network([gbdnn.Linear(np.full((200, 200 + k), k + 1.0))]) for k in range(2)]
+networks[0].save(sys.argv[1])
+print("ready", flush=True)
+while True:
+    for network in networks:
+        network.save(sys.argv[1])
+"""
+    for k in range(4):
+        with subprocess.Popen(
+            [sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            try:
+                process.wait(0.02 + 0.013 * k)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        found = load(path)
+        assert found.layers[0].weight.values[0, 0] == found.in_features - 199
