@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks import store
 from benchmarks.peers import PEERS
-from benchmarks.sweep import DENSE
+from benchmarks.sweep import DENSE, SweepJob
 from gbdnn.errors import DataUnavailableError, InputError, MissingDependencyError
 
 __all__ = ["FIGURES", "HEIGHT", "WIDTH", "crossover", "plot", "pyplot", "save"]
@@ -58,7 +58,7 @@ def plot(folder: Path | str, out: Path | str) -> list[Path]:
     """
     plt = pyplot()
     frame = store.load(folder)
-    frame = frame[frame["status"] == "ok"]
+    frame = frame[(frame["status"] == "ok") & frame["key"].str.startswith(SweepJob.__name__)]
     if frame.empty:
         fix = "See `reason` in the records."
         raise DataUnavailableError("folder", "measured times", "only skipped or failed", fix)

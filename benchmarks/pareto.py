@@ -1,4 +1,4 @@
-"""The figure of an accuracy study: what accuracy costs in non-zeros and in milliseconds."""
+"""The figure of `gbdnn bench accuracy`: what accuracy costs in non-zeros and in milliseconds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STYLES = {
 
 
 def plot_pareto(records: Sequence[Record], out: Path | str) -> list[Path]:
-    """Draw test accuracy against non-zeros and against milliseconds, from a study's records.
+    """Draw test accuracy against non-zeros and against milliseconds.
 
     A marker is the mean over the seeds, its bar reaches from the worst to the best.
 

@@ -111,7 +111,7 @@ def _record(job: Job, number: int, timeout: float | None, setting: Record, stric
     needed, free = job.needed_bytes, machine.available_bytes()
     if needed > free:
         reason = f"needs about {needed:,} bytes of memory, {free:,} are free"
-        found = {"status": "skipped", "reason": reason, "needed_bytes": needed}
+        found: Record = {"status": "skipped", "reason": reason, "needed_bytes": needed}
     else:
         found = process.run(job, timeout)
     if strict and found["status"] != "ok":

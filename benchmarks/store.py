@@ -99,8 +99,8 @@ def load(folder: Path | str) -> Any:
     Returns
     -------
     pandas.DataFrame
-        Columns as in the records; `kernels` is one text, and of machine, versions and roofline
-        each entry has a column, such as ``machine.processor``.
+        Columns as in the records; a list is one text, and of machine, versions and roofline each
+        entry has a column, such as ``machine.processor``.
 
     Raises
     ------
@@ -125,21 +125,8 @@ def load(folder: Path | str) -> Any:
         (record.get("key", k), record.get("round")): record
         for k, record in enumerate(found.records)
     }
-    return pd.DataFrame([_flat(record) for record in latest.values()])
-
-
-def _flat(record: Record) -> Record:
-    flat: Record = {}
-    for name, value in record.items():
-        if isinstance(value, dict):
-            flat |= {f"{name}.{part}": _plain(entry) for part, entry in value.items()}
-        else:
-            flat[name] = _plain(value)
-    return flat
-
-
-def _plain(value: Any) -> Any:
-    return "; ".join(map(str, value)) if isinstance(value, list) else value
+    frame = pd.json_normalize(list(latest.values()))
+    return frame.map(lambda v: "; ".join(map(str, v)) if isinstance(v, list) else v)
 
 
 def _parse(line: bytes) -> Record | None:

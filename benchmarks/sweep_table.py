@@ -69,7 +69,8 @@ def text_of(record: Record | None, row: Mapping[str, Record], references: Sequen
 def marks(record: Record) -> str:
     """Return the signs of `NOTES` for what makes a time doubtful."""
     uncertain = record["spread"] > record["timing"]["spread"]
-    return "~" * uncertain + "!" * (record["others_busy"] > DISTURBED)
+    disturbed = record["others_busy"] > DISTURBED
+    return "~" * bool(uncertain) + "!" * bool(disturbed)
 
 
 def _notes(records: Sequence[Record], present: Sequence[str]) -> Iterator[str]:

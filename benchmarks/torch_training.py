@@ -40,7 +40,7 @@ def prepare(job: TrainingJob) -> tuple[Step, Callable[[], int]]:
     targets = torch.chunk(y, BATCHES)
     if job.engine != "torch-dense":
         inputs = tuple(part.T.contiguous() for part in inputs)
-    model = ENGINES[job.engine](torch, job.weights())
+    model = MODELS[job.engine](torch, job.weights())
     optimizer = torch.optim.Adam(model.parameters, lr=RATE, fused=True)
     turn = 0
 
@@ -172,4 +172,4 @@ def _index(matrix: Any) -> list[Any]:
     return [matrix.crow_indices(), matrix.col_indices()]
 
 
-ENGINES: dict[str, Any] = {"torch-csr": _CSR, "torch-csr-sampled": _Sampled, "torch-dense": _Dense}
+MODELS: dict[str, Any] = {"torch-csr": _CSR, "torch-csr-sampled": _Sampled, "torch-dense": _Dense}

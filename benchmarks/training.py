@@ -249,21 +249,21 @@ def _summary(runs: Sequence[Record]) -> Record:
 def report(cases: Sequence[Record]) -> str:
     """Return two Markdown tables: steps with ratios to torch, and what the time goes into."""
     found = {(case["sparsity"], case["engine"]): case for case in cases}
-    rivals = [name for name in PEERS if any(engine == name for _, engine in found)]
+    others = [name for name in PEERS if any(engine == name for _, engine in found)]
     steps, products = [], []
     for (sparsity, engine), case in found.items():
         head, times = [f"{sparsity:.2%}", engine], case["all_step_ms"]
-        rival_ms = [found[sparsity, name]["step_ms"] for name in rivals]
+        other_ms = [found[sparsity, name]["step_ms"] for name in others]
         steps.append([
             *head,
             f"{case['step_ms']:.1f} ({min(times):.1f} to {max(times):.1f})",
-            *(f"{ms / case['step_ms']:.3g}" for ms in rival_ms),
+            *(f"{ms / case['step_ms']:.3g}" for ms in other_ms),
             f"{case['state_bytes'] / case['nnz']:.1f}",
         ])  # fmt: skip
         if rates := case.get("products"):
             parts = [f"{rates['roofline']:.0%}", f"{rates['products_ms'] / case['step_ms']:.0%}"]
             products.append([*head, *(f"{rates[name]:.1f}" for name in PRODUCTS), *parts])
-    times_of = [f"times {name}" for name in rivals]
+    times_of = [f"times {name}" for name in others]
     step_heads = ["sparsity", "engine", "ms a step (min to max)", *times_of, "bytes a non-zero"]
     product_heads = ["sparsity", "engine", *PRODUCTS, "of L2's rate", "of the step"]
     first = cases[0]

@@ -17,7 +17,7 @@ HEAD = """# Results
 
 Written by `docs/measure.sh MNIST.npz OUT` and `python docs/make_results.py OUT`, not by hand. The
 machine is a hosted one whose two cores are shared with others: times wander by a third between
-minutes, so read ratios within one table. Slower cells are left in.
+minutes, so read ratios within one table. Slower cases are left in.
 
 """
 

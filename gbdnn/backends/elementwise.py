@@ -9,23 +9,21 @@ is elementwise (a row's sum by itself), so results do not depend on the number o
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable
 from functools import cache, partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from numba import from_dtype, types
 
-from gbdnn.backends.fused.compilation import jit
+from gbdnn.backends.fused.compilation import array_type, jit, load
 from gbdnn.backends.workers import share
 from gbdnn.errors import DtypeError, InputError, ShapeError
+from gbdnn.types import Array
 
 __all__ = ["adam", "relu_backward", "row_sums", "sgd"]
 
-Array = npt.NDArray[Any]
 SMALL = 1 << 20  # elements, a quarter of a millisecond: waking a thread takes up to a tenth
 PIECES = 2  # ranges for each thread
 elementwise = partial(jit, error_model="numpy")  # Python's check for division by 0 ends vectors
@@ -169,7 +167,7 @@ def row_sums(dZ: Array, out: Array, threads: int = 1) -> None:
     if dZ.size == 0:
         out.fill(0)
         return
-    _ensure_compiled(out.dtype)
+    _load(out.dtype)
     share(lambda rows: _row_sums(dZ, *rows, out), _ranges(len(out), dZ.size, threads), threads)
 
 
@@ -197,7 +195,7 @@ def _run(
 ) -> None:
     """Call `kernel` for ranges of the elements."""
     dtype, count = arrays[0].dtype, len(arrays[0])
-    _ensure_compiled(dtype)
+    _load(dtype)
     exact = [dtype.type(number) for number in numbers]  # double numbers would widen float32
 
     def run(part: tuple[int, int]) -> None:  # in slices: positions from 0 need no sign, so vectors
@@ -260,23 +258,12 @@ def _row_sums(dz, start, stop, out):  # type: ignore[no-untyped-def]
 
 
 @cache
-def _ensure_compiled(dtype: np.dtype[Any]) -> None:
+def _load(dtype: np.dtype[Any]) -> None:
     """Load the passes from the disk cache, or compile them (2 seconds)."""
     real, size = from_dtype(dtype), types.int64
-    inputs, changed = (types.Array(real, 1, "C", readonly=flag) for flag in (True, False))
-    dz = types.Array(real, 3, "C", readonly=True)
-    plans = (
-        (_adam, (changed, inputs, changed, changed, *[real] * 9)),
-        (_descent, (changed, inputs, real, real)),
-        (_momentum, (changed, inputs, changed, *[real] * 5)),
-        (_between, (changed, inputs, real, real, real)),
-        (_row_sums, (dz, size, size, changed)),
-    )
-    with _compiling:
-        for kernel, arguments in plans:
-            kernel.disable_compile(False)
-            kernel.compile(types.void(*arguments))
-            kernel.disable_compile()
-
-
-_compiling = threading.Lock()
+    inputs, changed = array_type(real, 1), array_type(real, 1, writable=True)
+    load(_adam, changed, inputs, changed, changed, *[real] * 9)
+    load(_descent, changed, inputs, real, real)
+    load(_momentum, changed, inputs, changed, *[real] * 5)
+    load(_between, changed, inputs, real, real, real)
+    load(_row_sums, array_type(real, 3), size, size, changed)

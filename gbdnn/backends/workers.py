@@ -1,12 +1,13 @@
-"""The worker threads: one pool for the process, kept between calls, made anew after fork."""
+"""The worker threads: pools that are kept between calls, and made anew after fork."""
 
 from __future__ import annotations
 
 import os
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, TypeVar
 
 __all__ = ["apart", "share"]
 
@@ -14,8 +15,7 @@ Item = TypeVar("Item")
 Found = TypeVar("Found")
 
 _lock = threading.Lock()
-_pool: ThreadPoolExecutor | None = None
-_size = 0
+_pools: dict[str, tuple[ThreadPoolExecutor, int]] = {}
 
 
 def share(task: Callable[[Item], Found], items: Iterable[Item], threads: int) -> list[Found]:
@@ -44,9 +44,11 @@ def share(task: Callable[[Item], Found], items: Iterable[Item], threads: int) ->
                 raise
 
     helpers = min(threads, len(numbered)) - 1
-    pool = _workers(helpers)
-    futures = [pool.submit(drain) for _ in range(helpers)]
+    futures: list[Future[None]] = []
     try:
+        with suppress(RuntimeError):  # no more threads: at exit, or above a limit
+            for _ in range(helpers):
+                futures.append(_submit("gbdnn-worker", helpers, drain))  # noqa: PERF401
         drain()
     finally:
         for _ in waiting:  # nothing is left to take, also after an exception
@@ -61,53 +63,70 @@ def share(task: Callable[[Item], Found], items: Iterable[Item], threads: int) ->
     return [results[number] for number, _ in numbered]
 
 
-def apart(task: Callable[[], None], on_interrupt: Callable[[], None]) -> None:
-    """Run `task` in another thread while this one, the main thread, only waits.
+def apart(task: Callable[[], Found], on_interrupt: Callable[[], None]) -> Found:
+    """Return ``task()``, computed by another thread while this one, the main thread, only waits.
 
     For libraries in which a KeyboardInterrupt could be lost. When one comes, `on_interrupt` is
-    called, which makes the task end soon; it is raised when the task has ended. An exception of the
-    task is raised here. In any other thread, where no interrupt arrives, the task just runs.
+    called, which makes the task end soon; the interrupt is raised when the task has ended. An
+    exception of the task is raised here. In any other thread, where no interrupt arrives, the task
+    just runs; also where no thread can be had.
     """
     if threading.current_thread() is not threading.main_thread():
-        task()
-        return
-    raised: list[BaseException] = []
+        return task()
+    results: list[Found] = []
+    errors: list[BaseException] = []
+    interrupted = threading.Event()
+    taken, ended = threading.Lock(), threading.Lock()
+    ended.acquire()
 
     def run() -> None:
+        if not taken.acquire(False):  # it was handed out twice
+            return
         try:
-            task()
+            if interrupted.is_set():
+                raise KeyboardInterrupt
+            results.append(task())
         except BaseException as error:
-            raised.append(error)
+            errors.append(error)
+        ended.release()
 
-    thread = threading.Thread(target=run, name="gbdnn-apart")
-    thread.start()
-    interrupted = None
-    while thread.is_alive():
+    def wait() -> None:
         try:
-            thread.join()
-        except KeyboardInterrupt as error:
-            interrupted = error
-            on_interrupt()
-    if interrupted is not None:
-        raise interrupted
-    if raised:
-        raise raised[0]
+            _submit("gbdnn-apart", 1, run)
+        except RuntimeError:  # no more threads: at exit, or above a limit
+            run()
+        while not results and not errors:
+            ended.acquire(timeout=1)  # wakes at once when the task ends
+
+    try:
+        wait()
+    except BaseException:
+        interrupted.set()
+        while not results and not errors:
+            with suppress(KeyboardInterrupt):  # another one
+                on_interrupt()
+                wait()  # hands out again, as the first time may have been interrupted
+        raise
+    if errors:
+        raise errors.pop()
+    return results[0]
 
 
-def _workers(count: int) -> ThreadPoolExecutor:
-    """Return a pool with at least `count` threads."""
-    global _pool, _size
+def _submit(name: str, count: int, task: Callable[[], None]) -> Future[Any]:
+    """Hand a task to the pool of that name, which has at least `count` threads."""
     with _lock:
-        if _pool is None or _size < count:
-            _pool, _size = ThreadPoolExecutor(count, "gbdnn-worker"), count
-        return _pool
+        pool, size = _pools.get(name, (None, 0))
+        if pool is None or size < count:
+            pool = ThreadPoolExecutor(count, name)
+            _pools[name] = pool, count
+    return pool.submit(task)
 
 
 def _forget() -> None:
     """In a forked child the parent's threads do not exist."""
-    global _lock, _pool, _size
-    _lock, _pool, _size = threading.Lock(), None, 0
+    global _lock
+    _lock = threading.Lock()
+    _pools.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(after_in_child=_forget)

@@ -34,7 +34,9 @@ def load() -> click.Command:
     return group
 
 
+class _NoCheckout(click.ClickException):
+    exit_code = 2
+
+
 def _explain() -> None:
-    error = click.ClickException(MISSING)
-    error.exit_code = 2
-    raise error
+    raise _NoCheckout(MISSING)

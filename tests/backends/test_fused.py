@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -14,38 +13,16 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gbdnn.backends.base import aligned_empty
+from gbdnn import CSR, Dense, as_csr
+from gbdnn.backends.base import UNBOUNDED, aligned_empty
 from gbdnn.backends.fused import backend, groups
-from gbdnn.backends.fused.backend import FusedBackend, preferred_tile
+from gbdnn.backends.fused.backend import FusedBackend
 from gbdnn.errors import DtypeError, InputError, ShapeError
-from gbdnn.weights.csr import CSR, as_csr
 
 BACKEND = FusedBackend()
 
 
-@dataclass(frozen=True)
-class Clamp:
-    """An activation that the kernel recognises."""
-
-    low: float = -np.inf
-    high: float = np.inf
-
-    @property
-    def clamp(self):
-        return self.low, self.high
-
-    def apply(self, Z):
-        raise AssertionError("the kernel has clamped already")
-
-
-class Square:
-    """An activation that it does not."""
-
-    def apply(self, Z):
-        Z *= Z
-
-
-IDENTITY, RELU, CAPPED = Clamp(), Clamp(0.0), Clamp(0.0, 1.5)
+RELU, CAPPED = (0.0, np.inf), (0.0, 1.5)
 
 
 def tile(array, dtype):
@@ -55,24 +32,29 @@ def tile(array, dtype):
     return buffer
 
 
-def run(weight, Y, bias, activation=IDENTITY, threads=1):
+def run(weight, Y, bias, clamp=None, threads=1, start=None):
+    """Return clamp([start +] W Y + b) for Y of one tile, (features, width), or of several."""
     w = BACKEND.prepare(weight)
-    out = tile(np.full((weight.shape[0], Y.shape[1]), np.nan), weight.dtype)
-    BACKEND.affine(w, Y, bias, activation, out, threads)
-    return out
+    tiles = Y if Y.ndim == 3 else Y[None]
+    shape = (len(tiles), weight.shape[0], tiles.shape[2])
+    out = tile(np.broadcast_to(np.nan if start is None else start, shape), weight.dtype)
+    accumulate = start is not None
+    BACKEND.affine(w, tiles, bias, out, clamp=clamp, accumulate=accumulate, threads=threads)
+    return out if Y.ndim == 3 else out[0]
 
 
 def dense(weight):
-    return weight.to_dense() if isinstance(weight, CSR) else weight
+    return weight.to_dense() if isinstance(weight, CSR) else np.asarray(weight)
 
 
-def excess(out, weight, Y, bias, activation=IDENTITY):
+def excess(out, weight, Y, bias, clamp=None, start=0.0):
     """Largest error over its bound; at most 1 if the result is right."""
-    W, Y, b = (np.asarray(a, np.float64) for a in (dense(weight), Y, bias))
+    W, Y, start = (np.asarray(a, np.float64) for a in (dense(weight), Y, start))
+    b = np.asarray(0.0 if bias is None else bias, np.float64)
     b = np.broadcast_to(b.reshape(-1, 1) if b.ndim else b, (len(W), 1))
-    expected = np.clip(W @ Y + b, activation.low, activation.high)
-    terms = np.count_nonzero(W, axis=1)[:, None] + 2
-    bound = terms * np.finfo(out.dtype).eps * (abs(W) @ abs(Y) + abs(b))
+    expected = np.clip(start + W @ Y + b, *(clamp or UNBOUNDED))
+    terms = np.count_nonzero(W, axis=1)[:, None] + 3
+    bound = terms * np.finfo(out.dtype).eps * (abs(W) @ abs(Y) + abs(b) + abs(start))
     error = np.nan_to_num(abs(out - expected), nan=np.inf)
     return np.max(error / np.maximum(bound, np.finfo(out.dtype).tiny), initial=0.0)
 
@@ -84,7 +66,7 @@ def random_weight(rng, shape, density, dtype, kind="scattered"):
         W = W[rng.integers(0, max(shape[0] // 5, 1), shape[0])]
         W = W * rng.uniform(0.5, 2, (shape[0], 1)).astype(dtype)
     if kind == "dense":
-        return rng.standard_normal(shape).astype(dtype)
+        return Dense(rng.standard_normal(shape), dtype=dtype)
     csr = as_csr(W, dtype=dtype)
     if kind == "iso":
         return CSR(csr.indptr, csr.indices, np.array([0.3], dtype), csr.shape)
@@ -95,7 +77,7 @@ def random_weight(rng, shape, density, dtype, kind="scattered"):
 def always_split(monkeypatch):
     """Split even tiny work, in rows and in columns."""
     monkeypatch.setattr(backend, "SMALL", 0)
-    monkeypatch.setattr(backend, "WIDE", 0)
+    monkeypatch.setattr(groups, "WIDE", 0)
     monkeypatch.setattr(groups, "BLOCK", 8)
     monkeypatch.setattr(groups, "MIN_PIECE", 0)
 
@@ -131,16 +113,16 @@ def test_blocks_of_columns_where_they_pay():
     rng = np.random.default_rng(3)
     weight = random_weight(rng, (64, 1000), 0.2, np.float32)
     w = BACKEND.prepare(weight)
-    assert len(w.grouped.blocks.parts) == 4
+    assert len(w.rows.blocks.parts) == 4
     Y = tile(rng.standard_normal((1000, 80)), np.float32)
     bias = np.float32(rng.standard_normal(64))
     assert excess(run(weight, Y, bias, RELU), weight, Y, bias, RELU) <= 1
-    assert BACKEND.prepare(random_weight(rng, (64, 1000), 0.02, np.float32)).grouped.blocks is None
+    assert BACKEND.prepare(random_weight(rng, (64, 1000), 0.02, np.float32)).rows.blocks is None
     W = weight.to_dense()
     W[:8] = 0  # rows that share the empty pattern do not change that
-    assert BACKEND.prepare(as_csr(W)).grouped.blocks is not None
+    assert BACKEND.prepare(as_csr(W)).rows.blocks is not None
     assert excess(run(as_csr(W), Y, bias, RELU), W, Y, bias, RELU) <= 1
-    assert BACKEND.prepare(as_csr(np.tile(W, (8, 1)))).grouped.blocks is None
+    assert BACKEND.prepare(as_csr(np.tile(W, (8, 1)))).rows.blocks is None
 
 
 @settings(deadline=None, max_examples=60)
@@ -151,16 +133,52 @@ def test_blocks_of_columns_where_they_pay():
     density=st.floats(0, 1),
     kind=st.sampled_from(KINDS),
     dtype=st.sampled_from([np.float32, np.float64]),
-    activation=st.sampled_from([IDENTITY, RELU, CAPPED]),
-    scalar=st.booleans(),
+    tiles=st.integers(1, 3),
+    clamp=st.sampled_from([None, RELU, CAPPED]),
+    bias=st.sampled_from(["none", "number", "vector"]),
+    accumulate=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_any_matrix(rows, columns, width, density, kind, dtype, activation, scalar, seed):
+def test_any_matrix(
+    rows, columns, width, density, kind, dtype, tiles, clamp, bias, accumulate, seed
+):  # fmt: skip
     rng = np.random.default_rng(seed)
     weight = random_weight(rng, (rows, columns), density, dtype, kind)
-    bias = np.asarray(rng.standard_normal(() if scalar else rows), dtype)
-    Y = tile(rng.standard_normal((columns, width)), dtype)
-    assert excess(run(weight, Y, bias, activation), weight, Y, bias, activation) <= 1
+    shape = {"none": None, "number": (), "vector": (rows,)}[bias]
+    b = None if shape is None else np.asarray(rng.standard_normal(shape), dtype)
+    Y = tile(rng.standard_normal((tiles, columns, width)), dtype)
+    start = rng.standard_normal((tiles, rows, width)).astype(dtype) if accumulate else None
+    out = run(weight, Y, b, clamp, start=start)
+    assert excess(out, weight, Y, b, clamp, 0 if start is None else start) <= 1
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_sums_go_on_from_what_out_holds(kind, dtype, with_bias, always_split):
+    rng = np.random.default_rng(8)
+    weight = random_weight(rng, (37, 53), 0.3, dtype, kind)
+    bias = rng.standard_normal(37).astype(dtype) if with_bias else None
+    for width in [*range(1, 40), 64, 65, 100, 129]:
+        Y = tile(rng.standard_normal((2, 53, width)), dtype)
+        start = rng.standard_normal((2, 37, width)).astype(dtype)
+        one, several = (run(weight, Y, bias, CAPPED, threads, start) for threads in (1, 3))
+        assert excess(one, weight, Y, bias, CAPPED, start) <= 1, width
+        np.testing.assert_array_equal(one, several)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_column_rounds_alike_in_all_tiles_and_on_all_threads(kind, always_split):
+    rng = np.random.default_rng(9)
+    weight = random_weight(rng, (37, 530), 0.3, np.float32, kind)
+    Y = tile(rng.standard_normal((3, 530, 64)), np.float32)
+    bias = rng.standard_normal(37).astype(np.float32)
+    one = run(weight, Y, bias, RELU)
+    np.testing.assert_array_equal(one, run(weight, Y, bias, RELU, threads=2))
+    moved = tile(np.roll(Y[::-1], 16, axis=2), np.float32)
+    np.testing.assert_array_equal(np.roll(one[::-1], 16, axis=2), run(weight, moved, bias, RELU))
+    for k in range(3):
+        np.testing.assert_array_equal(one[k], run(weight, tile(Y[k], np.float32), bias, RELU))
 
 
 def test_the_check_notices_an_error_of_a_thousandth():
@@ -173,7 +191,7 @@ def test_the_check_notices_an_error_of_a_thousandth():
 @pytest.mark.parametrize("kind", KINDS)
 def test_grouping_covers_each_row_once(kind):
     weight = random_weight(np.random.default_rng(5), (50, 30), 0.2, np.float32, kind)
-    parts = BACKEND.prepare(weight).grouped.parts
+    parts = BACKEND.prepare(weight).rows.parts
     targets = np.concatenate([part.table[:, 3:].ravel() for part in parts])
     assert sorted(targets) == list(range(50))
     if kind == "dense":
@@ -182,7 +200,7 @@ def test_grouping_covers_each_row_once(kind):
 
 def test_equal_patterns_are_stored_once():
     W = np.tile(np.eye(16, dtype=np.float32), (8, 1))
-    grouped = BACKEND.prepare(as_csr(W)).grouped
+    grouped = BACKEND.prepare(as_csr(W)).rows
     assert len(grouped.indices) == 16
     assert [part.rows for part in grouped.parts] == [4]
 
@@ -229,12 +247,6 @@ def test_nan_and_infinity_pass_as_in_numpy(width):
     np.testing.assert_array_equal(out, np.minimum(np.maximum(Y, 0), 1.5).astype(np.float32))
 
 
-def test_other_activations_are_applied_afterwards():
-    weight = as_csr(np.eye(3, dtype=np.float32))
-    Y = tile(-np.arange(12.0).reshape(3, 4), np.float32)
-    np.testing.assert_array_equal(run(weight, Y, np.ones((), np.float32), Square()), (Y + 1) ** 2)
-
-
 def test_unaligned_and_read_only_inputs():
     rng = np.random.default_rng(6)
     weight = random_weight(rng, (9, 13), 0.5, np.float32)
@@ -252,9 +264,9 @@ def test_threads_share_a_prepared_weight():
 
     def repeated(k):
         for _ in range(20):
-            out = tile(np.zeros((300, 64)), np.float32)
-            BACKEND.affine(w, Y[k], bias, RELU, out, 1 + k % 2)
-        return out
+            out = tile(np.zeros((1, 300, 64)), np.float32)
+            BACKEND.affine(w, Y[k][None], bias, out, clamp=RELU, threads=1 + k % 2)
+        return out[0]
 
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(repeated, range(8)))
@@ -264,36 +276,49 @@ def test_threads_share_a_prepared_weight():
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        ({"Y": np.zeros((4, 2), np.float32)}, ShapeError),
-        ({"Y": np.zeros(3, np.float32)}, ShapeError),
-        ({"Y": np.zeros((3, 2))}, DtypeError),
-        ({"Y": np.zeros((2, 3), np.float32).T}, InputError),
-        ({"out": np.zeros((5, 3), np.float32)}, ShapeError),
-        ({"out": np.zeros((5, 2))}, DtypeError),
-        ({"out": np.zeros((2, 5), np.float32).T}, InputError),
-        ({"out": np.broadcast_to(np.float32(0), (5, 2))}, InputError),
+        ({"Y": np.zeros((1, 4, 2), np.float32)}, ShapeError),
+        ({"Y": np.zeros((1, 3, 2))}, DtypeError),
+        ({"Y": np.zeros((1, 2, 3), np.float32).transpose(0, 2, 1)}, InputError),
+        ({"out": np.zeros((1, 5, 3), np.float32)}, ShapeError),
+        ({"out": np.zeros((2, 5, 2), np.float32)}, ShapeError),
+        ({"out": np.zeros((5, 2), np.float32)}, ShapeError),
+        ({"out": np.zeros((1, 5, 2))}, DtypeError),
+        ({"out": np.zeros((1, 2, 5), np.float32).transpose(0, 2, 1)}, InputError),
+        ({"out": np.broadcast_to(np.float32(0), (1, 5, 2))}, InputError),
         ({"bias": np.zeros(4, np.float32)}, ShapeError),
         ({"bias": np.zeros(5)}, DtypeError),
     ],
 )
 def test_arrays_that_compiled_code_must_not_see(change, error):
     arrays = {
-        "Y": np.zeros((3, 2), np.float32),
+        "Y": np.zeros((1, 3, 2), np.float32),
         "bias": np.zeros(5, np.float32),
-        "out": np.zeros((5, 2), np.float32),
+        "out": np.zeros((1, 5, 2), np.float32),
     }
-    arrays |= change
     w = BACKEND.prepare(as_csr(np.ones((5, 3), np.float32)))
     with pytest.raises(error, match=next(iter(change))):
-        BACKEND.affine(w, arrays["Y"], arrays["bias"], IDENTITY, arrays["out"])
+        BACKEND.affine(w, **(arrays | change))
+
+
+@pytest.mark.parametrize("Y", [np.zeros(3, np.float32), np.zeros((3, 2), np.float32)])
+def test_inputs_without_tiles_are_refused(Y):
+    w = BACKEND.prepare(as_csr(np.ones((5, 3), np.float32)))
+    with pytest.raises(ShapeError):
+        BACKEND.affine(w, Y, None, np.zeros((1, 5, 2), np.float32))
 
 
 SCRIPT = """
 import logging, sys
 import numpy as np
 logging.basicConfig(level=logging.INFO, stream=sys.stdout)
+from gbdnn import Dense
+from gbdnn.backends.base import Affine
 from gbdnn.backends.fused.backend import FusedBackend
-FusedBackend().prepare(np.ones((2, 2), np.float32))
+w = FusedBackend().prepare(Dense(np.ones((2, 2), np.float32)))
+FusedBackend().prepare(Dense(np.ones((2, 2), np.float32)), trained=True)
+X = np.zeros((1, 2), np.float32)
+program = FusedBackend().program([Affine(w, X[0])])
+program.run(X.T, X.copy().T, width=1, lanes=1, threads=1, check=True)
 """
 
 
@@ -323,6 +348,8 @@ def test_a_forked_child_splits_rows_with_threads_of_its_own(always_split):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_preferred_tile():
-    assert [preferred_tile(n, np.float32) for n in (64, 1024, 4096, 65536)] == [512, 128, 64, 32]
-    assert [preferred_tile(n, np.float64) for n in (1024, 65536)] == [64, 16]
+def test_width_of_tiles():
+    single, double = np.dtype(np.float32), np.dtype(np.float64)
+    widths = [BACKEND.width(n, single) for n in (64, 1024, 4096, 65536)]
+    assert widths == [512, 128, 64, 32]
+    assert [BACKEND.width(n, double) for n in (1024, 65536)] == [64, 16]

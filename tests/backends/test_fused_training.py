@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,13 +11,13 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gbdnn.backends.fused import products as training_products
+from gbdnn import CSR, Dense, as_csr
+from gbdnn.backends.fused import backend, weight
 from gbdnn.backends.fused.backend import FusedBackend
 from gbdnn.errors import DtypeError, InputError, ShapeError
-from gbdnn.layers import Identity, ReLU, Tanh
-from gbdnn.weights.csr import CSR, as_csr
 
 BACKEND = FusedBackend()
+prepared = partial(BACKEND.prepare, trained=True)
 DTYPES = [np.float32, np.float64]
 
 
@@ -50,16 +51,16 @@ def excess(found, exact, terms, size):
     return np.max(error / np.maximum((terms + 2) * eps * size, info.tiny), initial=0.0)
 
 
-def products(w, Y, dZ, bias, threads=1, activation=None):
+def products(w, Y, dZ, bias, threads=1):
     """All three, into memory that holds NaN before."""
     (rows, columns), (tiles, _, width) = w.pattern.shape, Y.shape
     dtype = w.values.dtype
     out = np.full((tiles, rows, width), np.nan, dtype)
     back = np.full((tiles, columns, width), np.nan, dtype)
     grad = np.full(len(w.values), np.nan, dtype)
-    BACKEND.affine(w, Y, bias, activation or Identity(), out, threads)
-    BACKEND.affine_input_grad(w, dZ, back, threads)
-    BACKEND.affine_weight_grad(w, dZ, Y, grad, threads)
+    BACKEND.affine(w, Y, bias, out, threads=threads)
+    BACKEND.input_grad(w, dZ, back, threads)
+    BACKEND.weight_grad(w, dZ, Y, grad, threads)
     return out, back, grad
 
 
@@ -82,7 +83,7 @@ def assert_right(w, Y, dZ, bias, found):
 
 
 def case(rng, shape, density, tiles, width, dtype):
-    w = BACKEND.trainable(weight_of(rng, shape, density, dtype))
+    w = prepared(weight_of(rng, shape, density, dtype))
     Y, dZ = (batch_of(rng, (tiles, n, width), dtype) for n in (shape[1], shape[0]))
     return w, Y, dZ, batch_of(rng, shape[0], dtype)
 
@@ -127,8 +128,8 @@ def test_extreme_shapes(shape, dtype, rng):
     """Also above 65,536, where indices are int32 and one orientation shares the pattern's."""
     given_ = case(rng, shape, 0.001 if max(shape) > 100 else 0.6, 2, 17, dtype)
     form = given_[0]
-    assert form.forward.indices.dtype == (np.uint16 if shape[1] <= 65_536 else np.int32)
-    assert form.backward.indices.dtype == (np.uint16 if shape[0] <= 65_536 else np.int32)
+    assert form.rows.indices.dtype == (np.uint16 if shape[1] <= 65_536 else np.int32)
+    assert form.transposed.indices.dtype == (np.uint16 if shape[0] <= 65_536 else np.int32)
     W = form.pattern
     w, Y, dZ, bias = given_
     out, back, grad = products(w, Y, dZ, bias)
@@ -147,7 +148,7 @@ def test_extreme_shapes(shape, dtype, rng):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_threads_change_no_bit(dtype, rng, monkeypatch):
-    monkeypatch.setattr(training_products, "SMALL", 0)
+    monkeypatch.setattr(backend, "SMALL", 0)
     for shape in [(1, 9), (90, 70), (3, 200), (200, 3)]:
         w, Y, dZ, bias = case(rng, shape, 0.3, 3, 40, dtype)
         one = products(w, Y, dZ, bias, threads=1)
@@ -158,19 +159,19 @@ def test_threads_change_no_bit(dtype, rng, monkeypatch):
 
 
 def test_refresh_follows_the_values(rng, monkeypatch):
-    monkeypatch.setattr(training_products, "SMALL", 0)
+    monkeypatch.setattr(weight, "SMALL", 0)
     for shape in [(60, 90), (1, 20), (20, 1), (10, 70_000)]:
         w, _, dZ, _ = case(rng, shape, 0.2 if shape[1] < 1000 else 0.01, 1, 16, np.float32)
         for threads in (1, 2, 3, 5):
             w.values[:] = rng.standard_normal(len(w.values))
             before = np.empty((1, shape[1], 16), np.float32)
-            BACKEND.affine_input_grad(w, dZ, before)
+            BACKEND.input_grad(w, dZ, before)
             w.refresh(threads)
             after = np.empty_like(before)
-            BACKEND.affine_input_grad(w, dZ, after)
-            exact = BACKEND.trainable(w.pattern)  # its values are a view of w's
+            BACKEND.input_grad(w, dZ, after)
+            exact = prepared(w.pattern)  # its values are a view of w's
             expected = np.empty_like(before)
-            BACKEND.affine_input_grad(exact, dZ, expected)
+            BACKEND.input_grad(exact, dZ, expected)
             np.testing.assert_array_equal(after, expected)
             assert not np.array_equal(before, after)
 
@@ -179,27 +180,39 @@ def test_forward_uses_the_values_without_refresh(rng):
     w, Y, _, bias = case(rng, (30, 40), 0.3, 1, 16, np.float32)
     w.values[:] *= 2
     out = np.empty((1, 30, 16), np.float32)
-    BACKEND.affine(w, Y, bias, Identity(), out)
+    BACKEND.affine(w, Y, bias, out)
     W, Y, b = dense(w), Y.astype(np.float64), bias[:, None].astype(np.float64)
     terms = np.count_nonzero(W, 1)[:, None]
     assert excess(out, W @ Y + b, terms, abs(W) @ abs(Y) + abs(b)) <= 1
 
 
-def test_activations(rng):
+def test_bounds(rng):
     w, Y, _, bias = case(rng, (30, 40), 0.3, 2, 16, np.float32)
     plain = np.empty((2, 30, 16), np.float32)
-    BACKEND.affine(w, Y, bias, Identity(), plain)
-    for activation in (ReLU(), ReLU(1.5), Tanh()):
-        out, expected = np.empty_like(plain), plain.copy()
-        BACKEND.affine(w, Y, bias, activation, out)
-        activation.apply(expected)
-        np.testing.assert_array_equal(out, expected)
+    BACKEND.affine(w, Y, bias, plain)
+    for clamp in ((0.0, np.inf), (0.0, 1.5), (-0.5, 0.5)):
+        out = np.empty_like(plain)
+        BACKEND.affine(w, Y, bias, out, clamp=clamp)
+        np.testing.assert_array_equal(out, np.clip(plain, *clamp))
+
+
+def test_sums_go_on_from_what_out_holds(rng):
+    """As in a recurrent layer, with a bias and without."""
+    w, Y, _, bias = case(rng, (30, 40), 0.3, 3, 24, np.float32)
+    W, exact = dense(w), Y.astype(np.float64)
+    start = batch_of(rng, (3, 30, 24))
+    terms = np.count_nonzero(W, 1)[:, None] + 1
+    for b in (None, bias, np.float32(0.5).reshape(())):
+        out, column = start.copy(), 0.0 if b is None else b.astype(np.float64).reshape(-1, 1)
+        BACKEND.affine(w, Y, b, out, accumulate=True)
+        size = abs(W) @ abs(exact) + abs(column) + abs(start)
+        assert excess(out, start + W @ exact + column, terms, size) <= 1
 
 
 def test_dense_weights_train_all_places(rng):
     W = batch_of(rng, (12, 30))
     W[3] = 0
-    w = BACKEND.trainable(W)
+    w = prepared(Dense(W))
     assert w.pattern.nnz == W.size
     Y, dZ = batch_of(rng, (2, 30, 32)), batch_of(rng, (2, 12, 32))
     bias = np.zeros(12, np.float32)
@@ -212,8 +225,8 @@ def test_own_memory_and_iso_values(rng):
     W = weight_of(rng, (20, 30), 0.3)
     before = W.values.copy()
     iso = CSR(W.indptr, W.indices, np.array([0.5], np.float32), W.shape)
-    for weight, values in ((W, W.values), (iso, np.full(W.nnz, 0.5, np.float32))):
-        w = BACKEND.trainable(weight)
+    for given_W, values in ((W, W.values), (iso, np.full(W.nnz, 0.5, np.float32))):
+        w = prepared(given_W)
         np.testing.assert_array_equal(w.values, values)
         assert w.values.flags.writeable
         w.values[:] += 1
@@ -232,14 +245,14 @@ def test_empty_batches(rng):
 
 
 def test_nbytes_counts_every_array_once(rng):
-    w = BACKEND.trainable(weight_of(rng, (50, 70), 0.3))
+    w = prepared(weight_of(rng, (50, 70), 0.3))
     w.refresh(1)
     nnz, tables = w.pattern.nnz, 32 * (50 + 70)
     pointers = w.pattern.indptr.nbytes
     cursors = 8 * 70  # one for each column
     # indices 4 + 2, values 4; of the transpose 2 and 4
     assert w.nbytes == 16 * nnz + tables + pointers + cursors
-    wide = BACKEND.trainable(weight_of(rng, (50, 70_000), 0.001))
+    wide = prepared(weight_of(rng, (50, 70_000), 0.001))
     nnz, tables = wide.pattern.nnz, 32 * (50 + 70_000)
     assert wide.nbytes == 14 * nnz + tables + wide.pattern.indptr.nbytes
 
@@ -250,23 +263,23 @@ def test_bytes_of_training_state(rng):
         count = int(shape[0] * shape[1] * density)
         rows, columns = (rng.integers(0, n, count) for n in shape)
         W = sp.coo_array((np.ones(count, np.float32), (rows, columns)), shape=shape).tocsr()
-        w = BACKEND.trainable(as_csr(W))
+        w = prepared(as_csr(W))
         w.refresh(2)
         assert (w.nbytes + 3 * w.values.nbytes) / w.pattern.nnz <= 32
 
 
 def test_training_width():
-    width = BACKEND.training_width
+    single, double = np.dtype(np.float32), np.dtype(np.float64)
     for batch in (1, 3, 16):
-        assert width(1024, np.dtype(np.float32), batch) == 16
-        assert width(1024, np.dtype(np.float64), batch) in (8, 16)
-    assert width(1024, np.dtype(np.float32), 40) == 48
-    assert width(1024, np.dtype(np.float32), 256) == 64
-    assert width(4096, np.dtype(np.float32), 256) == 32
-    assert width(1024, np.dtype(np.float64), 256) == 32
+        assert BACKEND.width(1024, single, batch) == 16
+        assert BACKEND.width(1024, double, batch) in (8, 16)
+    assert BACKEND.width(1024, single, 40) == 48
+    assert BACKEND.width(1024, single, 256) == 64
+    assert BACKEND.width(4096, single, 256) == 32
+    assert BACKEND.width(1024, double, 256) == 32
 
 
-def test_several_trainables_at_once(rng):
+def test_several_weights_at_once(rng):
     cases = [case(rng, (60, 50), 0.3, 2, 32, dtype) for dtype in DTYPES * 4]
     with ThreadPoolExecutor(4) as pool:
         for given_, found in zip(cases, pool.map(lambda each: products(*each), cases), strict=True):
@@ -283,16 +296,16 @@ def test_arrays_that_do_not_fit_are_refused(rng):
     out, back, grad = products(w, Y, dZ, bias)
     frozen = grad.copy()
     frozen.flags.writeable = False
-    affine, input_grad = BACKEND.affine, BACKEND.affine_input_grad
-    weight_grad, h = BACKEND.affine_weight_grad, Identity()
+    affine, input_grad = BACKEND.affine, BACKEND.input_grad
+    weight_grad = BACKEND.weight_grad
     for error, call in [
-        (ShapeError, lambda: affine(w, Y[0], bias, h, out)),
-        (ShapeError, lambda: affine(w, Y[:, 1:].copy(), bias, h, out)),
-        (ShapeError, lambda: affine(w, Y, bias, h, out[:1])),
-        (ShapeError, lambda: affine(w, Y, bias[1:], h, out)),
-        (DtypeError, lambda: affine(w, Y.astype(np.float64), bias, h, out)),
-        (DtypeError, lambda: affine(w, Y, bias.astype(np.float64), h, out)),
-        (InputError, lambda: affine(w, fortran(Y), bias, h, out)),
+        (ShapeError, lambda: affine(w, Y[0], bias, out)),
+        (ShapeError, lambda: affine(w, Y[:, 1:].copy(), bias, out)),
+        (ShapeError, lambda: affine(w, Y, bias, out[:1])),
+        (ShapeError, lambda: affine(w, Y, bias[1:], out)),
+        (DtypeError, lambda: affine(w, Y.astype(np.float64), bias, out)),
+        (DtypeError, lambda: affine(w, Y, bias.astype(np.float64), out)),
+        (InputError, lambda: affine(w, fortran(Y), bias, out)),
         (ShapeError, lambda: input_grad(w, Y, back)),
         (ShapeError, lambda: input_grad(w, dZ, back[:, :, :8].copy())),
         (DtypeError, lambda: input_grad(w, dZ, back.astype(np.float64))),

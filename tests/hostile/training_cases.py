@@ -238,9 +238,10 @@ def rewired(backend: str) -> Any:
 
     def change(event: Any) -> None:
         if event.step == 2:
-            event.training.model.repattern(
-                "layers.0.weight", erdos_renyi(8, 6, density=0.2, rng=5), event.training.optimizer
-            )
+            model = event.training.model
+            parameter = model.parameters["layers.0.weight"]
+            parameter.prepare(erdos_renyi(8, 6, density=0.2, rng=5), model.backend)
+            model.bind(parameter)  # but not the optimizer's vectors
 
     return fit(callbacks=[change], backend=backend)
 
@@ -290,7 +291,7 @@ def folder() -> Path:
 
 def impossible(make: Callable[[Path], Any]) -> Callable[[], Any]:
     """Return a case that uses what `make` returns as the folder."""
-    return lambda: fit(checkpoint=make(folder()))
+    return lambda: fit(checkpoint=make(folder()), resume=True)
 
 
 def a_file(path: Path) -> Path:

@@ -32,13 +32,16 @@ def helpers_for_the_smallest_job(monkeypatch):
     monkeypatch.setattr(helpers, "LONG", 0.0)
 
 
+def program_of(network):
+    return network.compiled(FUSED).program
+
+
 def run(network, X, *, threads=1, width=None, check=True, source=None, target=None):
-    """Return the chain's result for a batch; width as the executor would have it."""
-    chain = network.chain(FUSED)
+    """Return the program's result for a batch; width as the executor would have it."""
     count = len(X)
     width = width or (count if count <= 32 else 32)
     out = np.full((count, network.out_features), np.nan, network.dtype)
-    ok = chain.run(
+    ok = program_of(network).run(
         X.T if source is None else source, out.T if target is None else target,
         width=width, lanes=whole_strip(count, width), threads=threads, check=check,
     )  # fmt: skip
@@ -178,20 +181,20 @@ def test_batches_that_are_converted_first(samples, kind, rng):
 
 def test_wrong_arrays_are_refused(rng):
     network = random_network(rng, (48, 30, 5))
-    chain = network.chain(FUSED)
+    one = program_of(network)
     form = {"width": 32, "lanes": 16, "threads": 1, "check": False}
     Y, out = np.zeros((48, 4), np.float32), np.zeros((5, 4), np.float32)
     frozen = np.broadcast_to(out, out.shape)
-    assert chain.run(Y, out, **form)
+    assert one.run(Y, out, **form)
     for wrong_Y, wrong_out in [(Y[1:], out), (Y[:, 1:], out), (Y, out[1:]), (Y[:, :0], out[:, :0])]:
         with pytest.raises(ShapeError):
-            chain.run(wrong_Y, wrong_out, **form)
+            one.run(wrong_Y, wrong_out, **form)
     for wrong_Y, wrong_out in [
         (Y.astype("f8"), out), (Y, frozen), (np.zeros((96, 8), "f4")[::2, ::2], out),
         (Y, np.zeros((10, 8), "f4")[::2, ::2]), (Y.astype(">f4"), out),
     ]:  # fmt: skip
         with pytest.raises(InputError):
-            chain.run(wrong_Y, wrong_out, **form)
+            one.run(wrong_Y, wrong_out, **form)
 
 
 # -- NaN and infinity ------------------------------------------------------------------------------
@@ -207,9 +210,9 @@ def test_bad_inputs_are_refused(samples, dtype, wrong, rng):
         place = (int(rng.integers(samples)), int(rng.integers(50)))
         X[place] = wrong
         for threads in (1, 2):
-            chain = network.chain(FUSED)
+            one = program_of(network)
             out = np.empty((samples, 10), dtype)
-            assert not chain.run(X.T, out.T, width=32, lanes=32, threads=threads, check=True)
+            assert not one.run(X.T, out.T, width=32, lanes=32, threads=threads, check=True)
             with pytest.raises(NonFiniteError, match="1 NaN or infinite") as info:
                 network.predict(X, threads=threads)
             assert str(place) in str(info.value)
@@ -234,7 +237,7 @@ def test_the_largest_numbers_are_finite(samples):
     np.testing.assert_array_equal(network.predict(X), X)
 
 
-# -- networks that have no chain -------------------------------------------------------------------
+# -- networks that have no program -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("last", ["softmax", "tanh", "gelu"])
@@ -242,7 +245,7 @@ def test_the_largest_numbers_are_finite(samples):
 def test_the_last_activation_may_be_any(last, samples, rng):
     inner = random_network(rng, (30, 20, 10)).layers[:-1]
     network = Network([*inner, last])
-    assert network.chain(FUSED).tail is not None
+    assert [layer.kind for layer in network.compiled(FUSED).tail] == [last]
     X = batch(rng, samples, 30)
     oracle.check(network.predict(X), network, X)
     oracle.check(network.predict(X, threads=1), network, X)
@@ -252,7 +255,7 @@ def test_the_last_activation_may_be_any(last, samples, rng):
 @pytest.mark.parametrize("samples", [1, 3, 64])
 def test_other_activations_go_layer_by_layer(activation, samples, rng):
     network = random_network(rng, (30, 20, 10), activation=activation)
-    assert network.chain(FUSED) is None
+    assert network.compiled(FUSED) is None
     X = batch(rng, samples, 30)
     oracle.check(network.predict(X), network, X)
     X[-1, 2] = np.nan
@@ -260,12 +263,21 @@ def test_other_activations_go_layer_by_layer(activation, samples, rng):
         network.predict(X)
 
 
-def test_layers_with_different_indices_go_layer_by_layer(rng):
-    wide = as_csr(np.eye(1, 70_000, 69_999))
-    network = Network([Linear(wide), "relu", Linear(random_csr(rng, 5, 1, 1.0)), "relu"])
-    assert network.chain(FUSED) is None
-    X = batch(rng, 3, 70_000)
-    oracle.check(network.predict(X), network, X)
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_indices_may_differ_from_layer_to_layer(dtype, rng):
+    """Each layer has its own kernel: 32-bit indices, then 16-bit ones, then 32-bit ones."""
+    wide = np.zeros((6, 70_000))
+    wide[:, rng.integers(0, 70_000, 40)] = rng.standard_normal((6, 40))
+    wide[0, 69_999] = 1
+    layers = [Linear(as_csr(each), 0.1, dtype=dtype) for each in (wide, wide.T, wide)]
+    network = Network([layers[0], "relu", layers[1], "relu", layers[2]])
+    indices = [affine.weight.rows.indices.dtype for affine in program_of(network)._affines]
+    assert indices == [np.int32, np.uint16, np.int32]
+    for samples in (1, 2, 35):
+        X = batch(rng, samples, 70_000, dtype)
+        one = run(network, X)
+        oracle.check(one, network, X)
+        np.testing.assert_array_equal(run(network, X, threads=2), one)
 
 
 def test_one_wide_layer_has_32_bit_indices(rng):
@@ -278,9 +290,9 @@ def test_one_wide_layer_has_32_bit_indices(rng):
         oracle.check(run(network, X), network, X)
 
 
-def test_other_backends_have_no_chain(network, rng):
+def test_other_backends_have_no_program(network, rng):
     for name in ("dense", "graphblas"):
-        assert network.chain(get_backend(name)) is None
+        assert network.compiled(get_backend(name)) is None
     X = batch(rng, 3, network.in_features)
     X[0, 0] = np.nan
     with pytest.raises(NonFiniteError):
@@ -294,13 +306,13 @@ def network(rng):
 
 def test_predict_uses_it_for_small_batches_only(network, monkeypatch, rng):
     used = []
-    right = program.Chain.run
+    right = program.FusedProgram.run
 
     def counted(self, source, target, **options):
         used.append(source.shape[1])
         return right(self, source, target, **options)
 
-    monkeypatch.setattr(program.Chain, "run", counted)
+    monkeypatch.setattr(program.FusedProgram, "run", counted)
     for samples in (1, 64):
         network.predict(batch(rng, samples, 64), skip=False)
     monkeypatch.setattr(executor, "SHORT", 1000)
@@ -329,7 +341,7 @@ def test_helpers_take_part(rng):
 
     def watch():
         while not stop.is_set():
-            seen.update(int(helper.state[helpers.INSIDE]) for helper in helpers._crew.helpers)
+            seen.update(int(helper.state[helpers.INSIDE]) for helper in helpers._helpers.threads)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -346,7 +358,7 @@ class _Absent:
     """A helper whose core is never free."""
 
     def __init__(self):
-        self.state = np.zeros(helpers.MAIL, np.int64)
+        self.state = np.zeros(helpers.SLOT, np.int64)
 
     def wake(self):
         """Nobody is there."""
@@ -357,43 +369,43 @@ class _Absent:
 
 @pytest.mark.parametrize("samples", [1, 20, 200])
 def test_nobody_waits_for_a_helper_that_does_not_come(samples, network, monkeypatch, rng):
-    crew = helpers._Crew()
-    crew.helpers = [_Absent() for _ in range(3)]
-    monkeypatch.setattr(helpers, "_crew", crew)
-    monkeypatch.setattr(helpers, "_mail_address", lambda: helpers.address_of(boxes))
-    boxes = np.zeros(helpers.MAIL * 4, np.int64)
+    threads = helpers._Helpers()
+    threads.threads = [_Absent() for _ in range(3)]
+    monkeypatch.setattr(helpers, "_helpers", threads)
+    monkeypatch.setattr(helpers, "_slots_address", lambda: helpers.address_of(slots))
+    slots = np.zeros(helpers.SLOT * 4, np.int64)
     X = batch(rng, samples, 64)
     oracle.check(run(network, X, threads=4), network, X)
 
 
 def test_memory_that_a_helper_may_read_is_not_used_again(network, monkeypatch, rng):
     """A helper that loses its core inside a job comes back when the job is long over."""
-    crew = helpers._Crew()
-    crew.helpers = [_Absent()]
-    boxes = np.zeros(helpers.MAIL * 2, np.int64)
-    crew.helpers[0].state = boxes[: helpers.MAIL]
-    monkeypatch.setattr(helpers, "_crew", crew)
-    monkeypatch.setattr(helpers, "_mail_address", lambda: helpers.address_of(boxes))
+    threads = helpers._Helpers()
+    threads.threads = [_Absent()]
+    slots = np.zeros(helpers.SLOT * 2, np.int64)
+    threads.threads[0].state = slots[: helpers.SLOT]
+    monkeypatch.setattr(helpers, "_helpers", threads)
+    monkeypatch.setattr(helpers, "_slots_address", lambda: helpers.address_of(slots))
     X = batch(rng, 3, 64)
     run(network, X, threads=2)
-    chain = network.chain(FUSED)
-    (space,) = chain._spare.values()
-    boxes[helpers.INSIDE] = space.address
+    one = program_of(network)
+    (space,) = one._spare.values()
+    slots[helpers.INSIDE] = space.address
     run(network, X, threads=2)
-    assert not chain._spare
-    assert [address for address, _ in crew.stuck] == [space.address]
+    assert not one._spare
+    assert [address for address, _ in threads.in_use] == [space.address]
     oracle.check(run(network, X, threads=2), network, X)
-    assert space not in chain._spare.values()
-    boxes[helpers.INSIDE] = 0
+    assert space not in one._spare.values()
+    slots[helpers.INSIDE] = 0
     run(network, X, threads=2)
-    assert crew.stuck == []
+    assert threads.in_use == []
 
 
 def test_no_threads_are_left(network, monkeypatch, rng):
     def refuse(self):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(helpers, "_crew", helpers._Crew())
+    monkeypatch.setattr(helpers, "_helpers", helpers._Helpers())
     monkeypatch.setattr(threading.Thread, "start", refuse)
     X = batch(rng, 3, 64)
     oracle.check(run(network, X, threads=3), network, X)
@@ -416,7 +428,7 @@ def test_many_callers_at_once(network, rng):
 def test_workspaces_are_few(network, rng):
     for samples in range(1, 30):
         run(network, batch(rng, samples, 64))
-    assert len(network.chain(FUSED)._spare) <= program.SPARES
+    assert len(program_of(network)._spare) <= program.SPARES
 
 
 SCRIPT = """
@@ -430,16 +442,16 @@ rng = np.random.default_rng(0)
 layers = [Linear(np.rint(4 * rng.random((200, 200)) * (rng.random((200, 200)) < .1)), -1.0)] * 3
 network = Network([layers[0], "relu", layers[1], "relu", layers[2], "relu"])
 X = rng.integers(0, 2, (40, 200)).astype("f4")
-chain = network.chain(__import__("gbdnn").backends.get_backend("fused"))
+one = network.compiled(__import__("gbdnn").backends.get_backend("fused")).program
 
 def call(samples):
     out = np.empty((samples, 200), "f4")
     form = dict(width=32, lanes=16, threads=2, check=True)
-    assert chain.run(X[:samples].T, out.T, **form)
+    assert one.run(X[:samples].T, out.T, **form)
     return out
 
 wanted = {samples: call(samples) for samples in (1, 20, 40)}
-assert len(helpers._crew.helpers) == 1
+assert len(helpers._helpers.threads) == 1
 """
 
 
@@ -458,9 +470,9 @@ for _ in range(10):
     child = os.fork()  # in the middle of another thread's call
     if not child:
         signal.alarm(30)
-        assert not helpers._crew.helpers
+        assert not helpers._helpers.threads
         same = all(np.array_equal(call(n), wanted[n]) for n in wanted for _ in range(20))
-        os._exit(0 if same and len(helpers._crew.helpers) == 1 else 3)
+        os._exit(0 if same and len(helpers._helpers.threads) == 1 else 3)
     _, status = os.waitpid(child, 0)
     assert status == 0, status
 stop.set()
