@@ -12,11 +12,11 @@ from typing import Any
 
 import click
 
+from gbdnn.cli.options import FILE, FOLDER, JSON, THREADS, options
+
 __all__ = ["bench"]
 
 OUT = click.Path(path_type=Path, file_okay=False)
-FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
-FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 @click.group()
@@ -74,34 +74,23 @@ def _positive(name: str, default: float, text: str, *, open_: bool = True) -> An
     return click.option(name, type=kind, default=default, show_default=True, help=text)
 
 
-def _run_options(rounds: int | None = None) -> Callable[[Any], Any]:
-    """Add the options that all measurements have."""
-    added = [
-        click.option("--threads", type=click.IntRange(1), help="Default: all cores."),
-        click.option("--fresh", is_flag=True, help="Measure again what has a record."),
-        click.option("--out", type=OUT, required=True, help="Folder for records and tables."),
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
-    ]
-    if rounds is not None:
-        kind = click.IntRange(1)
-        added.insert(1, click.option("--rounds", type=kind, default=rounds, show_default=True))
-
-    def add(command: Any) -> Any:
-        for option in reversed(added):
-            command = option(command)
-        return command
-
-    return add
+ROUNDS = click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+run_options = options(
+    THREADS,
+    click.option("--fresh", is_flag=True, help="Measure again what has a record."),
+    click.option("--out", type=OUT, required=True, help="Folder for records and tables."),
+    JSON,
+)
 
 
 @contextmanager
 def _measuring(out: Path, total: int, fresh: bool) -> Iterator[dict[str, Any]]:
     """Yield options of `measured` that show progress; say after Ctrl-C what is kept."""
     from benchmarks import store
-    from gbdnn.progress import bar
+    from gbdnn.cli.output import progress
 
     try:
-        with bar("measurements", total, disable=not sys.stderr.isatty()) as advance:
+        with progress("measurements", total) as advance:
             yield {"fresh": fresh, "progress": advance, "report": _say}
     except KeyboardInterrupt:
         kept = len(store.read(out).records)
@@ -150,7 +139,7 @@ def _print(out: Path, name: str, text: str, result: Sequence[Any], as_json: bool
               help="Seconds after which a process is given up.")  # fmt: skip
 @click.option("--disturbed", is_flag=True,
               help="Measure again what was measured while other programs were busy.")  # fmt: skip
-@_run_options()
+@run_options
 def bench_sweep(
     preset: str | None, peers: tuple[str, ...], threads: int | None, rounds: int, spread: float,
     min_time: float, max_time: float, timeout: float, fresh: bool, disturbed: bool, out: Path,
@@ -171,8 +160,8 @@ def bench_sweep(
         engines, threads=check_threads(threads), dtype=dtype, seed=seed, timing=timing,
         **_filled(preset, lists),
     )  # fmt: skip
-    with _measuring(out, len(jobs), fresh) as options:
-        records = sweep(jobs, out, timeout=timeout, disturbed=disturbed, **options)
+    with _measuring(out, len(jobs), fresh) as shown:
+        records = sweep(jobs, out, timeout=timeout, disturbed=disturbed, **shown)
     if as_json:
         click.echo(json.dumps({"out": str(out), "results": records}))
     else:
@@ -187,7 +176,8 @@ def bench_sweep(
 @click.option("--neurons", type=click.Choice(["1024", "4096"]), default="1024", show_default=True)
 @click.option("--layers", type=click.IntRange(1, 1920), default=120, show_default=True)
 @click.option("--images", type=FILE, help="As for `gbdnn challenge run`.")
-@_run_options(5)
+@ROUNDS
+@run_options
 def bench_challenge(
     neurons: str, threads: int | None, rounds: int, out: Path, fresh: bool, as_json: bool,
     **network: Any,
@@ -201,10 +191,10 @@ def bench_challenge(
 
     present = _present(engine for engine, _ in challenge.CASES)
     cases = [case for case in challenge.CASES if case[0] in present]
-    with _measuring(out, rounds * len(cases), fresh) as options:
+    with _measuring(out, rounds * len(cases), fresh) as shown:
         found = challenge.compare(
             out, cases=cases, rounds=rounds, threads=check_threads(threads), neurons=int(neurons),
-            **network, **options,
+            **network, **shown,
         )  # fmt: skip
     _print(out, "challenge", challenge.report(found), found, as_json)
 
@@ -220,7 +210,7 @@ def bench_challenge(
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--epochs", type=click.IntRange(1), default=10, show_default=True)
 @click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True)
-@_run_options()
+@run_options
 def bench_accuracy(threads: int | None, out: Path, fresh: bool, as_json: bool, **task: Any) -> None:
     """Train dense and sparse networks: accuracy, time, bytes, memory.
 
@@ -234,8 +224,8 @@ def bench_accuracy(threads: int | None, out: Path, fresh: bool, as_json: bool, *
     given = {name: value for name, value in task.items() if value is not None}
     _known("--methods", given.get("methods", ()), accuracy.METHODS)
     jobs = accuracy.jobs(threads=check_threads(threads), **given)
-    with _measuring(out, len(jobs), fresh) as options:
-        records = measured(jobs, out, **options)
+    with _measuring(out, len(jobs), fresh) as shown:
+        records = measured(jobs, out, **shown)
     _print(out, "accuracy", accuracy.report(records), records, as_json)
     try:
         pareto.plot_pareto(records, out)
@@ -254,7 +244,8 @@ def bench_accuracy(threads: int | None, out: Path, fresh: bool, as_json: bool, *
               help="Backends and ways to train with torch.")  # fmt: skip
 @_positive("--seconds", 2.0, "How long steps are timed in each process.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@_run_options(5)
+@ROUNDS
+@run_options
 def bench_training(
     engines: tuple[str, ...], threads: int | None, rounds: int, out: Path, fresh: bool,
     as_json: bool, sparsities: tuple[float, ...], **network: Any,
@@ -269,10 +260,10 @@ def bench_training(
 
     _known("--engines", engines, [*BACKENDS, *training.PEERS])
     engines = tuple(_present(engines))
-    with _measuring(out, rounds * len(engines) * len(sparsities), fresh) as options:
+    with _measuring(out, rounds * len(engines) * len(sparsities), fresh) as shown:
         found = training.compare(
             out, sparsities=sparsities, engines=engines, rounds=rounds,
-            threads=check_threads(threads), **network, **options,
+            threads=check_threads(threads), **network, **shown,
         )  # fmt: skip
     _print(out, "training", training.report(found), found, as_json)
 

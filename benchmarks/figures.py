@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import pairwise
+from math import exp, log
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -29,6 +30,10 @@ STYLES = {
 }
 FALLBACK = (("#0072B2", "h"), ("#D55E00", "8"), ("#009E73", "p"), ("#CC79A7", "*"))
 CASE = ["op", "size", "layers", "batch", "bias", "threads", "dtype"]
+LABELS = {
+    "ms": ("time (ms)", "time"), "weights": ("weights (MiB)", "memory of the weights"),
+    "peak": ("peak (MiB)", "memory of the process"),
+}  # fmt: skip
 WIDTH, HEIGHT = 4.6, 3.7  # inches of one panel
 
 
@@ -62,7 +67,10 @@ def plot(folder: Path | str, out: Path | str) -> list[Path]:
     if frame.empty:
         fix = "See `reason` in the records."
         raise DataUnavailableError("folder", "measured times", "only skipped or failed", fix)
-    frame = frame.assign(inverse=1 / frame["density"])
+    frame = frame.assign(
+        inverse=1 / frame["density"], ms=1e3 * frame["seconds"],
+        weights=frame["weight_bytes"] / 2**20, peak=frame["peak_rss_bytes"] / 2**20,
+    ).sort_values("inverse")  # fmt: skip
     written: list[Path] = []
     try:
         Path(out).mkdir(parents=True, exist_ok=True)
@@ -92,8 +100,6 @@ def crossover(inverse: Any, sparse: Any, dense: float) -> float | None:
     float or None
         The last crossing, on logarithmic scales; None if the lines do not cross.
     """
-    from math import exp, log
-
     pairs = list(zip(inverse, sparse, strict=True))
     for (x0, y0), (x1, y1) in reversed(list(pairwise(pairs))):
         if y0 > dense >= y1:
@@ -104,46 +110,47 @@ def crossover(inverse: Any, sparse: Any, dense: float) -> float | None:
 
 def draw_time(plt: Any, frame: Any) -> Any:
     """Time, and memory beside it, against inverse sparsity; a row per size (K17's figure)."""
-    part = _main_case(frame)
-    op, batch, layers = (part[name].iloc[0] for name in ("op", "batch", "layers"))
-    sizes = sorted(part["size"].unique())
+    frame = _main_case(frame)
+    op, batch, layers = (frame[name].iloc[0] for name in ("op", "batch", "layers"))
+    sizes = sorted(frame["size"].unique())
     figure, axes = _panels(plt, len(sizes), 2, sharex=True)
-    for (left, right), size in zip(axes, sizes, strict=True):
-        here = part[part["size"] == size]
-        reference, rings = _dense_line(left, here, "seconds", 1e3), 0
-        _dense_line(right, here, "weight_bytes", 2.0**-20)
-        for engine, lines in _sparse_engines(here):
-            _line(left, engine, lines["inverse"], lines["seconds"] * 1e3, lines, 1e3)
-            _line(right, engine, lines["inverse"], lines["weight_bytes"] / 2**20)
-            if reference is not None and _mark_crossover(left, engine, lines, reference, rings):
-                rings += 1
-        left.set(ylabel="time (ms)", title=f"{_shape(size, layers)}: time")
-        right.set(ylabel="weights (MiB)", title=f"{_shape(size, layers)}: memory of the weights")
-        for axis in (left, right):
+    for pair, size in zip(axes, sizes, strict=True):
+        here, rings = frame[frame["size"] == size], 0
+        dense = here["engine"].isin(DENSE)
+        medians = here[dense].groupby("engine")[["ms", "weights"]].median()
+        for axis, field in zip(pair, medians, strict=True):
+            for engine, value in medians[field].items():
+                axis.axhline(value, color=_style(engine)[0], label=engine, linewidth=1.5,
+                             linestyle="--" if engine == "dense" else "-.")  # fmt: skip
+            for engine, part in here[~dense].groupby("engine"):
+                _line(axis, engine, part, field)
+                if field == "ms":
+                    low, high = 1e3 * part["seconds_p25"], 1e3 * part["seconds_p75"]
+                    color = _style(engine)[0]
+                    axis.fill_between(part["inverse"], low, high, color=color, alpha=0.18, lw=0)
+                    if len(medians):
+                        rings += _mark_crossover(axis, engine, part, medians["ms"].min(), rings)
+            label, what = LABELS[field]
+            axis.set(ylabel=label, title=f"{_shape(size, layers)}: {what}")
             _inverse_axis(axis, here["inverse"], last=size == sizes[-1])
     names = {"affine": "h(W Y + b)", "forward": "whole network"}
     title = f"{names.get(op, op)}, batch {batch}; rings: crossover with the fastest dense engine"
-    _finish(figure, title, frame)
-    return figure
+    return _finish(figure, title, frame)
 
 
 def draw_speedup(plt: Any, frame: Any) -> Any:
     """Speed-up over the dense engine of the same case, by density; None without a dense engine."""
-    rows = []
-    for case, here in frame.groupby(CASE):
-        dense = here[here["engine"] == "dense"]["seconds"]
-        if len(dense):
-            others = here[here["engine"] != "dense"]
-            if len(others):
-                rows.append((case, others.assign(speedup=dense.median() / others["seconds"])))
-    return _by_case(plt, frame, rows, "speedup", "speed-up over dense (times)", one=True)
+    dense = frame["engine"] == "dense"
+    reference = frame[dense].groupby(CASE)["ms"].median().rename("dense_ms").reset_index()
+    others = frame[~dense].merge(reference, on=CASE)
+    others = others.assign(speedup=others["dense_ms"] / others["ms"])
+    return _by_case(plt, others, "speedup", "speed-up over dense (times)", one=True)
 
 
 def draw_rate(plt: Any, frame: Any) -> Any:
     """GEdge/s by density, with the machine's limits as lines."""
     sparse = frame[~frame["engine"].isin(DENSE)]
-    rows = [(case, here) for case, here in sparse.groupby(CASE)]
-    return _by_case(plt, frame, rows, "gedge_per_s", "GEdge/s (non-zeros x samples)", limits=True)
+    return _by_case(plt, sparse, "gedge_per_s", "GEdge/s (non-zeros x samples)", limits=True)
 
 
 def draw_roofline(plt: Any, frame: Any) -> Any:
@@ -151,28 +158,24 @@ def draw_roofline(plt: Any, frame: Any) -> Any:
     if "roofline_fraction" not in frame or frame["roofline_fraction"].isna().all():
         return None
     frame = frame.assign(percent=100 * frame["roofline_fraction"].astype(float))
-    rows = [(case, here) for case, here in frame.groupby(CASE)]
-    return _by_case(plt, frame, rows, "percent", "part of the roofline (%)")
+    return _by_case(plt, frame, "percent", "part of the roofline (%)")
 
 
 def draw_memory(plt: Any, frame: Any) -> Any:
-    """Bytes of the weights, and the worker's peak, by density; a column per size and depth."""
+    """Bytes of the weights, and the process' peak, by density; a column per size and depth."""
     cases = list(frame.groupby(["size", "layers"]))
     figure, axes = _panels(plt, 2, len(cases))
-    fields = ((axes[0], "weight_bytes", "weights (MiB)"), (axes[1], "peak_rss_bytes", "peak (MiB)"))
-    for row, field, label in fields:
+    for row, field in zip(axes, ("weights", "peak"), strict=True):
         for axis, ((size, layers), here) in zip(row, cases, strict=True):
             for engine, part in here.groupby("engine"):
-                middle = part.groupby("inverse")[field].median() / 2**20
-                _line(axis, engine, middle.index, middle)
-            axis.set(ylabel=label, title=_shape(size, layers))
+                _line(axis, engine, part.groupby("inverse", as_index=False)[field].median(), field)
+            axis.set(ylabel=LABELS[field][0], title=_shape(size, layers))
             _inverse_axis(axis, here["inverse"])
-            if field == "peak_rss_bytes":  # mostly the libraries' code: no range of decades
+            if field == "peak":  # mostly the libraries' code: no range of decades
                 axis.set_yscale("linear")
                 axis.set_ylim(bottom=0)
     note = "above: weights as the engine holds them; below: peak of its process, libraries included"
-    _finish(figure, note, frame)
-    return figure
+    return _finish(figure, note, frame)
 
 
 FIGURES: dict[str, Callable[[Any, Any], Any]] = {
@@ -188,47 +191,41 @@ FIGURES: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def _by_case(
-    plt: Any, frame: Any, rows: list[Any], field: str, label: str, *, one: bool = False,
-    limits: bool = False,
-) -> Any:  # fmt: skip
+    plt: Any, frame: Any, field: str, label: str, *, one: bool = False, limits: bool = False
+) -> Any:
     """Draw `field` against inverse sparsity: a panel per case, at most four beside each other."""
-    if not rows:
+    cases = list(frame.groupby(CASE))
+    if not cases:
         return None
-    columns = min(len(rows), 4)
-    figure, axes = _panels(plt, -(-len(rows) // columns), columns)
-    flat = [axis for row in axes for axis in row]
-    for axis in flat[len(rows) :]:
+    columns = min(len(cases), 4)
+    figure, axes = _panels(plt, -(-len(cases) // columns), columns)
+    for axis in axes.flat[len(cases) :]:
         axis.set_visible(False)
-    for axis, (case, here) in zip(flat, rows, strict=False):
+    for axis, (case, here) in zip(axes.flat, cases, strict=False):
         for engine, part in here.groupby("engine"):
-            part = part.sort_values("inverse")
-            _line(axis, engine, part["inverse"], part[field])
+            _line(axis, engine, part, field)
         if one:
             axis.axhline(1, color=STYLES["dense"][0], linestyle="--", linewidth=1.2)
-        if limits:
+        if limits and "roofline.fma_all" in here:
             _limit_lines(axis, here)
         op, size, layers, batch, bias, threads, _ = case
         biases = "" if bias == "mixed" else f", {bias} biases"
         title = f"{_shape(size, layers)}, batch {batch}{biases}\n{op}, {_cores(threads)}"
         axis.set(ylabel=label, title=title)
         _inverse_axis(axis, here["inverse"])
-    _finish(figure, "", frame)
-    return figure
+    return _finish(figure, "", frame)
 
 
 def _limit_lines(axis: Any, here: Any) -> None:
-    if "roofline.fma_all" not in here:
-        return
     threads = int(here["threads"].iloc[0])
-    for name, label in (("fma", "arithmetic"), ("l1", "L1"), ("l2", "L2")):
+    for name, label, place in (("fma", "arithmetic", 1), ("l1", "L1", 0), ("l2", "L2", 1)):
         one, both = (here[f"roofline.{name}_{which}"].median() for which in ("one", "all"))
         limit = min(threads * one, both)
         if limit == limit:
             axis.axhline(limit, color="#999999", linestyle=":", linewidth=1)
             axis.annotate(
-                label, (0.01 if name == "l1" else 0.99, limit), va="bottom", fontsize=7,
-                xycoords=("axes fraction", "data"), ha="left" if name == "l1" else "right",
-                color="#555555",
+                label, (place, limit), va="bottom", ha="right" if place else "left", fontsize=7,
+                xycoords=("axes fraction", "data"), color="#555555",
             )  # fmt: skip
 
 
@@ -240,50 +237,27 @@ def _main_case(frame: Any) -> Any:
     return frame
 
 
-def _sparse_engines(here: Any) -> Iterable[tuple[str, Any]]:
-    for engine, part in here[~here["engine"].isin(DENSE)].groupby("engine"):
-        yield engine, part.sort_values("inverse")
-
-
-def _dense_line(axis: Any, here: Any, field: str, factor: float) -> float | None:
-    """Draw a horizontal line per dense engine; return the lowest, None if there is none."""
-    lowest = None
-    for engine, part in here[here["engine"].isin(DENSE)].groupby("engine"):
-        middle = float(part[field].median())
-        color, _ = STYLES[engine]
-        style = "--" if engine == "dense" else "-."
-        axis.axhline(middle * factor, color=color, linestyle=style, linewidth=1.5, label=engine)
-        lowest = middle if lowest is None else min(lowest, middle)
-    return lowest
-
-
-def _mark_crossover(axis: Any, engine: str, lines: Any, dense: float, number: int) -> bool:
+def _mark_crossover(axis: Any, engine: str, part: Any, dense: float, number: int) -> bool:
     """Put a ring with the inverse sparsity where a line crosses the dense one, if it does."""
-    at = crossover(lines["inverse"], lines["seconds"], dense)
+    at = crossover(part["inverse"], part["ms"], dense)
     if at is None:
         return False
     color = _style(engine)[0]
-    axis.plot(
-        [at], [dense * 1e3], "o", markersize=11, fillstyle="none", markeredgewidth=1.5,
-        color=color, zorder=5,
-    )  # fmt: skip
+    axis.plot([at], [dense], "o", markersize=11, fillstyle="none", markeredgewidth=1.5, color=color)
     axis.annotate(
-        f"{at:.1f}", (at, dense * 1e3), xytext=(14, 7 + 11 * number), textcoords="offset points",
+        f"{at:.1f}", (at, dense), xytext=(14, 7 + 11 * number), textcoords="offset points",
         color=color, fontsize=8,
     )  # fmt: skip
     return True
 
 
-def _line(axis: Any, engine: str, x: Any, y: Any, spread: Any = None, factor: float = 1.0) -> None:
+def _line(axis: Any, engine: str, part: Any, field: str) -> None:
     color, marker = _style(engine)
-    dashes = "--" if engine in DENSE else "-"
     axis.plot(
-        x, y, color=color, marker=marker, linestyle=dashes, label=engine, markersize=6,
-        linewidth=1.2, fillstyle="none" if engine in PEERS else "full",
+        part["inverse"], part[field], color=color, marker=marker, label=engine, markersize=6,
+        linestyle="--" if engine in DENSE else "-", linewidth=1.2,
+        fillstyle="none" if engine in PEERS else "full",
     )  # fmt: skip
-    if spread is not None:
-        low, high = spread["seconds_p25"] * factor, spread["seconds_p75"] * factor
-        axis.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
 
 
 def _style(engine: str) -> tuple[str, str]:
@@ -292,25 +266,21 @@ def _style(engine: str) -> tuple[str, str]:
 
 def _inverse_axis(axis: Any, inverse: Any, *, last: bool = True) -> None:
     """Logarithmic axes; x has powers of two as ticks if the densities are such."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
-
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
     values = sorted(set(inverse))
     axis.set_xticks(values if len(values) <= 10 else values[::2])
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_xticks([], minor=True)
+    axis.xaxis.set_major_formatter(lambda value, _: _number(value))
+    axis.yaxis.set_major_formatter("{x:g}")
     low, high = axis.get_ylim()
     narrow = high < 100 * low  # hardly a power of ten in sight: label 2 and 5 as well
-    axis.yaxis.set_minor_formatter(FuncFormatter(_two_or_five) if narrow else NullFormatter())
+    axis.yaxis.set_minor_formatter(
+        lambda value, _: f"{value:g}" if narrow and f"{value:e}"[0] in "25" else ""
+    )
     axis.tick_params(axis="x", rotation=45 if len(values) > 6 else 0, labelbottom=True)
     if last:
         axis.set_xlabel("inverse sparsity (1 / density)")
-
-
-def _two_or_five(value: float, _: Any = None) -> str:
-    return f"{value:g}" if f"{value:e}"[0] in "25" else ""
 
 
 def _number(value: float) -> str:
@@ -318,15 +288,15 @@ def _number(value: float) -> str:
 
 
 def _panels(plt: Any, rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
-    size = (WIDTH * columns, HEIGHT * rows + 0.6)
+    size, layout = (WIDTH * columns, HEIGHT * rows + 0.6), "constrained"
     figure, axes = plt.subplots(
-        rows, columns, figsize=size, squeeze=False, layout="constrained", **options
+        rows, columns, figsize=size, squeeze=False, layout=layout, **options
     )
     return figure, axes
 
 
-def _finish(figure: Any, title: str, frame: Any) -> None:
-    """One legend for all panels; below it what was measured on what."""
+def _finish(figure: Any, title: str, frame: Any) -> Any:
+    """One legend for all panels; below it what was measured on what. Returns the figure."""
     entries: dict[str, Any] = {}
     for axis in figure.axes:
         handles, labels = axis.get_legend_handles_labels()
@@ -344,6 +314,7 @@ def _finish(figure: Any, title: str, frame: Any) -> None:
     width = int(16 * figure.get_figwidth())  # characters of this size
     text = "\n".join(fill(line, width) for line in lines)
     figure.supxlabel(text, fontsize=8, color="#444444")
+    return figure
 
 
 def _shape(size: int, layers: int) -> str:

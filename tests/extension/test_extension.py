@@ -7,7 +7,11 @@ bit, pruning, the summary, saving and loading, and the command line.
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +30,7 @@ from gbdnn.data.inputs import as_inputs
 from gbdnn.layers import LOSSES
 from gbdnn.training.model import Model
 
+ROOT = Path(gbdnn.__file__).parents[1]
 F4, F8 = np.dtype(np.float32), np.dtype(np.float64)
 ENGINES = sorted([*BACKENDS, "loops"])
 
@@ -286,6 +291,32 @@ def test_no_file_of_the_package_knows_the_toys():
                 text = file.read()
             for name in ("elman", "softsign", "log_cosh", "near_one", "loops"):
                 assert f'"{name}"' not in text.lower(), (module, name)
+
+
+def test_the_newcomers_page_is_true():
+    """docs/architecture.md names tables, files and methods that exist, and the order of floors."""
+    from test_architecture import FLOORS
+
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    tables_named = set(re.findall(r"`(gbdnn\.[a-z_.]+)\.([A-Z]+)`", text))
+    assert len(tables_named) >= 10
+    for module, table in tables_named:
+        assert isinstance(getattr(importlib.import_module(module), table), dict), (module, table)
+    block = text[text.index("    cli  ") : text.index("The benchmarks stand")]
+    words = [line.split()[0] for line in block.splitlines() if line.strip()][:-1]
+    ground = block.strip().splitlines()[-1].strip().split(", ")
+    assert [*words, *ground] == FLOORS[::-1]
+    for path in re.findall(r"(?:# |\()([a-z]+/[a-z]+\.py)", text):
+        assert (ROOT / "gbdnn" / path).exists(), path
+    classes = re.findall(r"^class (\w+):.*?# ([a-z]+)/([a-z]+)\.py", text, re.M)
+    assert len(classes) == 5
+    for name, folder, module in classes:
+        found = getattr(importlib.import_module(f"gbdnn.{folder}.{module}"), name)
+        body = text[text.index(f"class {name}:") :].split("\n\n")[0]
+        for method, arguments in re.findall(r"def (\w+)\(([^)]*)\)", body):
+            wanted = [a.strip().split("=")[0] for a in arguments.split(",")]
+            real = inspect.signature(getattr(found, method)).parameters
+            assert [a for a in wanted if a != "*"] == list(real), (name, method)
 
 
 def test_a_backend_is_a_class_with_defaults():
