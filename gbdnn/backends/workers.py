@@ -92,7 +92,7 @@ def apart(task: Callable[[], Found], on_interrupt: Callable[[], None]) -> Found:
 
     def wait() -> None:
         try:
-            _submit("gbdnn-apart", 1, run)
+            _submit("gbdnn-worker-apart", 1, run)
         except RuntimeError:  # no more threads: at exit, or above a limit
             run()
         while not results and not errors:

@@ -86,7 +86,7 @@ def run(
     if 0 < nominal <= SHORT and not 1 < -(-count // width) < threads:
         whole = None if inputs.over_time else source.compiled(backend)
         form = {"width": width, "lanes": lanes, "threads": threads}
-        if whole and not (skip and whole.settles) and _run_compiled(whole, inputs, sink, form):
+        if whole and not (skip and whole.may_skip) and _run_compiled(whole, inputs, sink, form):
             advance(count * source.depth)
             return Work(nominal, nominal, time.perf_counter() - begin)
     inputs.verify()

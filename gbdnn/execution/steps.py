@@ -118,14 +118,14 @@ class Compiled:
     program : Program
     tail : tuple of Layer
         Activations of the last step that are no bounds: applied after the call.
-    settles : bool
+    may_skip : bool
         Some step keeps a constant, so that skipping may find something.
     in_features, out_features : int
     """
 
     program: Program
     tail: tuple[Any, ...]
-    settles: bool
+    may_skip: bool
     in_features: int
     out_features: int
 
@@ -148,5 +148,5 @@ def compiled(backend: Backend, steps: Sequence[Step]) -> Compiled | None:
     program = backend.program(affines)
     if program is None or not all(layer.is_activation for layer in tail):
         return None
-    settles = any(step.keeps for step in steps)
-    return Compiled(program, tail, settles, steps[0].in_features, steps[-1].out_features)
+    may_skip = any(step.keeps for step in steps)
+    return Compiled(program, tail, may_skip, steps[0].in_features, steps[-1].out_features)
