@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -40,12 +41,17 @@ class Step:
     nbytes: int = 0
     keeps: frozenset[float] = frozenset()
 
+    @cached_property
+    def _computed(self) -> tuple[tuple[Layer, Any], ...]:
+        """The layers that prediction computes, with their parameters."""
+        pairs = zip(self.layers, self.parameters, strict=True)
+        return tuple((layer, p) for layer, p in pairs if not p.applied)
+
     def forward(self, run: Run, Y: Array, tapes: Sequence[Tape] | None = None) -> Array:
         """Return the value of the last layer; see `Layer.forward`."""
         if tapes is None:
-            for layer, p in zip(self.layers, self.parameters, strict=True):
-                if not p.applied:
-                    Y = layer.forward(run, p, Y)
+            for layer, p in self._computed:
+                Y = layer.forward(run, p, Y)
             return Y
         for layer, p, tape in zip(self.layers, self.parameters, tapes, strict=True):
             Y = layer.forward(run, p, Y, tape)

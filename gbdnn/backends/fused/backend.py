@@ -58,7 +58,9 @@ class FusedBackend(Backend):
         used where there is enough work.
         """
         check_affine(w, Y, bias, out)
-        form = w.rows.suited(is_wide(Y.shape[2] * w.dtype.itemsize))
+        form = w.rows
+        if form.blocks is not None:
+            form = form.suited(is_wide(Y.shape[2] * Y.itemsize))
         _product(form, w.edges, Y, bias, out, threads, clamp or UNBOUNDED, accumulate)
 
     def input_grad(self, w: FusedWeight, dZ: Array, out: Array, threads: int = 1) -> None:
@@ -80,13 +82,7 @@ class FusedBackend(Backend):
             out.fill(0)
             return
 
-        def run(pieces: list[Piece]) -> None:
-            for piece in pieces:
-                gradients.weight_grad(
-                    piece.table, piece.indices, dZ, Y, piece.first, piece.last, out
-                )
-
-        _over_rows(run, w.rows, w.edges, Y, threads)
+        _over_rows(w.rows, w.edges, Y, threads, _weight_grad, dZ, Y, out)
 
     def width(self, features: int, dtype: np.dtype[Any], batch: int | None = None) -> int:
         """Return the fastest number of columns of a tile.
@@ -129,21 +125,33 @@ def _product(
 ) -> None:  # fmt: skip
     """Compute out = clamp([out +] W Y + b) for all tiles; `form` is W."""
     vector = np.zeros(1, Y.dtype) if bias is None else bias.reshape(-1)
-    first = kernels.FROM_BIAS
+    origin = kernels.FROM_BIAS
     if accumulate:
-        first = kernels.FROM_OUT if bias is None else kernels.FROM_BOTH
+        origin = kernels.FROM_OUT if bias is None else kernels.FROM_BOTH
+    _over_rows(form, edges, Y, threads, _rows, origin, vector, Y, out, bounds)
 
-    def run(pieces: list[Piece]) -> None:
-        for piece in pieces:
-            limits = bounds if piece.final else UNBOUNDED
-            kernels.product(*piece.matrix, piece.origin or first, vector, Y, out, *limits)
 
-    _over_rows(run, form, edges, Y, threads)
+def _rows(
+    pieces: list[Piece], origin: int, bias: Array, Y: Array, out: Array, bounds: Bounds
+) -> None:
+    """Compute rows of a product."""
+    for piece in pieces:
+        limits = bounds if piece.final else UNBOUNDED
+        kernels.product(*piece[:8], piece.origin or origin, bias, Y, out, *limits)
+
+
+def _weight_grad(pieces: list[Piece], dZ: Array, Y: Array, out: Array) -> None:
+    """Compute the gradients of rows."""
+    for piece in pieces:
+        gradients.weight_grad(piece.table, piece.indices, dZ, Y, piece.first, piece.last, out)
 
 
 def _over_rows(
-    run: Callable[[list[Piece]], None], form: Grouped, edges: int, Y: Array, threads: int
+    form: Grouped, edges: int, Y: Array, threads: int, task: Callable[..., None], *arguments: Any
 ) -> None:
-    """Call `run` for ranges of rows, on several threads where there is enough work."""
-    split = threads > 1 and edges * max(Y.shape[0] * Y.shape[2], LATENCY) >= SMALL
-    share(run, form.shares(threads * PIECES if split else 1), threads)
+    """Call `task` for ranges of rows, on several threads where there is enough work."""
+    if threads > 1 and edges * max(Y.shape[0] * Y.shape[2], LATENCY) >= SMALL:
+        pieces = form.shares(threads * PIECES)
+        share(lambda piece: task(piece, *arguments), pieces, threads)
+    else:
+        task(form.whole, *arguments)

@@ -29,7 +29,7 @@ WIDE = 128  # bytes of a row of Y from which blocks of columns pay: 32 float32
 
 
 class Piece(NamedTuple):
-    """Groups `first` ... `last` - 1 of a part, as the leading arguments of `kernels.product`."""
+    """Groups `first` ... `last` - 1 of a part; first eight arguments of `kernels.product`."""
 
     rows: int
     iso: int
@@ -41,11 +41,6 @@ class Piece(NamedTuple):
     strip: int
     origin: int
     final: bool
-
-    @property
-    def matrix(self) -> tuple[Any, ...]:
-        """All arguments before `origin`."""
-        return self[:8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +82,11 @@ class Grouped:
         """Bytes of indices, values and tables."""
         parts = sum(part.table.nbytes + part.values.nbytes for part in self.parts)
         return int(self.indices.nbytes + parts) + (self.blocks.nbytes if self.blocks else 0)
+
+    @cached_property
+    def whole(self) -> list[Piece]:
+        """All rows."""
+        return self.shares(1)[0]
 
     def suited(self, wide: bool) -> Grouped:
         """Return the faster form for a Y with wide rows, or with narrow ones."""

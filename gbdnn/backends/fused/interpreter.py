@@ -32,6 +32,7 @@ from gbdnn.backends.fused.helpers import (
     wait_for_phase,
 )
 from gbdnn.backends.fused.instructions import (
+    align_code,
     call,
     dot,
     dot_four,
@@ -187,6 +188,7 @@ def _sums(
     rows, iso, table, indices, values, first, last, bias, bias_step, y, out, low, high, real, index
 ):
     """Compute groups first...last-1 for a batch of one sample."""
+    align_code()
     size, width = _size(real), _size(index)
     pitch = 8 * (HEADER + rows)
     for record in range(table + first * pitch, table + last * pitch, pitch):
