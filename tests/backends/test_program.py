@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import threading
 import tracemalloc
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
 import oracle
 import pytest
 import scipy.sparse as sp
-from builders import random_csr, random_dense, random_network, run_script
+from builders import random_csr, random_dense, random_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import cfunc, float32, int64
+from programs import FUSED, batch, program_of, run
 
 from gbdnn import Linear, Network, ReLU, as_csr
 from gbdnn.backends import get_backend
+from gbdnn.backends.base import Affine
 from gbdnn.backends.fused import helpers, program
+from gbdnn.backends.fused.instructions import load, store
 from gbdnn.errors import InputError, NonFiniteError, ShapeError
 from gbdnn.execution import executor
-from gbdnn.execution.tiles import whole_strip
 
-FUSED = get_backend("fused")
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -30,27 +30,6 @@ seeds = st.integers(0, 2**32 - 1)
 def helpers_for_the_smallest_job(monkeypatch):
     monkeypatch.setattr(program, "WORTH", 1e-12)
     monkeypatch.setattr(helpers, "LONG", 0.0)
-
-
-def program_of(network):
-    return network.compiled(FUSED).program
-
-
-def run(network, X, *, threads=1, width=None, check=True, source=None, target=None):
-    """Return the program's result for a batch; width as the executor would have it."""
-    count = len(X)
-    width = width or (count if count <= 32 else 32)
-    out = np.full((count, network.out_features), np.nan, network.dtype)
-    ok = program_of(network).run(
-        X.T if source is None else source, out.T if target is None else target,
-        width=width, lanes=whole_strip(count, width), threads=threads, check=check,
-    )  # fmt: skip
-    assert ok
-    return out
-
-
-def batch(rng, samples, features, dtype=np.float32):
-    return rng.standard_normal((samples, features)).astype(dtype)
 
 
 def grouped(rng, rows, columns, density, dtype):
@@ -280,6 +259,38 @@ def test_indices_may_differ_from_layer_to_layer(dtype, rng):
         np.testing.assert_array_equal(run(network, X, threads=2), one)
 
 
+@cfunc("void(int64, int64, int64, int64, int64)")
+def double(record, block, y, out, columns):
+    """A kernel: out = 2 Y; its record is its address, the features and the number of blocks."""
+    features, blocks = load(record + 8, int64), load(record + 16, int64)
+    first, last = block * features // blocks, (block + 1) * features // blocks
+    for k in range(first * columns, last * columns):
+        store(out + 4 * k, np.float32(2) * load(y + 4 * k, float32))
+
+
+class Double:
+    """A prepared weight of another form, which brings a kernel of its own."""
+
+    shape, dtype, edges = (50, 50), np.dtype(np.float32), 50
+
+    def record(self, affine, wide, blocks):
+        return [double.address, 50, blocks]
+
+
+@pytest.mark.parametrize("samples", [1, 5, 70])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_layer_may_bring_its_own_kernel(samples, threads, rng):
+    network = random_network(rng, (40, 50, 30))
+    first, last = program_of(network)._affines
+    between = Affine(Double(), np.zeros((), np.float32))
+    made = FUSED.program([first, between, last])
+    X, out = batch(rng, samples, 40), np.empty((samples, 30), np.float32)
+    assert made.run(X.T, out.T, width=32, lanes=32, threads=threads, check=True)
+    layers = network.layers
+    doubled = Linear(2 * np.eye(50, dtype=np.float32))
+    oracle.check(out, Network([layers[0], layers[1], doubled, *layers[2:]]), X)
+
+
 def test_one_wide_layer_has_32_bit_indices(rng):
     weight = np.zeros((6, 70_000), np.float32)
     weight[:, rng.integers(0, 70_000, 40)] = rng.standard_normal((6, 40))
@@ -319,196 +330,6 @@ def test_predict_uses_it_for_small_batches_only(network, monkeypatch, rng):
     X = batch(rng, 64, 64)
     oracle.check(network.predict(X, skip=False), network, X)
     assert used == [1, 64]
-
-
-# -- helpers ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("samples", [1, 20, 200])
-@pytest.mark.parametrize("threads", [2, 3, 5, 9])
-def test_more_helpers_than_cores(samples, threads, network, rng):
-    X = batch(rng, samples, 64)
-    alone = run(network, X)
-    for _ in range(20):
-        np.testing.assert_array_equal(run(network, X, threads=threads), alone)
-
-
-def test_helpers_take_part(rng):
-    """Of many calls that take milliseconds, a helper must have been inside at least one."""
-    network = random_network(rng, (1500, 1500, 1500), density=0.3)
-    X = batch(rng, 20, 1500)
-    seen, stop = set(), threading.Event()
-
-    def watch():
-        while not stop.is_set():
-            seen.update(int(helper.state[helpers.INSIDE]) for helper in helpers._helpers.threads)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    for _ in range(2000):
-        run(network, X, threads=2)
-        if seen - {0}:
-            break
-    stop.set()
-    watcher.join()
-    assert seen - {0}
-
-
-class _Absent:
-    """A helper whose core is never free."""
-
-    def __init__(self):
-        self.state = np.zeros(helpers.SLOT, np.int64)
-
-    def wake(self):
-        """Nobody is there."""
-
-    def stop(self):
-        """Nobody is there."""
-
-
-@pytest.mark.parametrize("samples", [1, 20, 200])
-def test_nobody_waits_for_a_helper_that_does_not_come(samples, network, monkeypatch, rng):
-    threads = helpers._Helpers()
-    threads.threads = [_Absent() for _ in range(3)]
-    monkeypatch.setattr(helpers, "_helpers", threads)
-    monkeypatch.setattr(helpers, "_slots_address", lambda: helpers.address_of(slots))
-    slots = np.zeros(helpers.SLOT * 4, np.int64)
-    X = batch(rng, samples, 64)
-    oracle.check(run(network, X, threads=4), network, X)
-
-
-def test_memory_that_a_helper_may_read_is_not_used_again(network, monkeypatch, rng):
-    """A helper that loses its core inside a job comes back when the job is long over."""
-    threads = helpers._Helpers()
-    threads.threads = [_Absent()]
-    slots = np.zeros(helpers.SLOT * 2, np.int64)
-    threads.threads[0].state = slots[: helpers.SLOT]
-    monkeypatch.setattr(helpers, "_helpers", threads)
-    monkeypatch.setattr(helpers, "_slots_address", lambda: helpers.address_of(slots))
-    X = batch(rng, 3, 64)
-    run(network, X, threads=2)
-    one = program_of(network)
-    (space,) = one._spare.values()
-    slots[helpers.INSIDE] = space.address
-    run(network, X, threads=2)
-    assert not one._spare
-    assert [address for address, _ in threads.in_use] == [space.address]
-    oracle.check(run(network, X, threads=2), network, X)
-    assert space not in one._spare.values()
-    slots[helpers.INSIDE] = 0
-    run(network, X, threads=2)
-    assert threads.in_use == []
-
-
-def test_no_threads_are_left(network, monkeypatch, rng):
-    def refuse(self):
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(helpers, "_helpers", helpers._Helpers())
-    monkeypatch.setattr(threading.Thread, "start", refuse)
-    X = batch(rng, 3, 64)
-    oracle.check(run(network, X, threads=3), network, X)
-
-
-def test_many_callers_at_once(network, rng):
-    batches = [batch(rng, samples, 64) for samples in (1, 1, 5, 20, 33, 64)]
-    wanted = [run(network, X) for X in batches]
-
-    def call(number):
-        for _ in range(50):
-            for X, result in zip(batches, wanted, strict=True):
-                np.testing.assert_array_equal(run(network, X, threads=1 + number % 3), result)
-
-    with ThreadPoolExecutor(6) as pool:
-        for done in [pool.submit(call, number) for number in range(6)]:
-            done.result(60)
-
-
-def test_workspaces_are_few(network, rng):
-    for samples in range(1, 30):
-        run(network, batch(rng, samples, 64))
-    assert len(program_of(network)._spare) <= program.SPARES
-
-
-SCRIPT = """
-import os, signal, sys, threading, time, warnings
-import numpy as np
-from gbdnn import Linear, Network
-from gbdnn.backends.fused import program
-from gbdnn.backends.fused import helpers
-program.WORTH, helpers.LONG = 1e-12, 0.0
-rng = np.random.default_rng(0)
-layers = [Linear(np.rint(4 * rng.random((200, 200)) * (rng.random((200, 200)) < .1)), -1.0)] * 3
-network = Network([layers[0], "relu", layers[1], "relu", layers[2], "relu"])
-X = rng.integers(0, 2, (40, 200)).astype("f4")
-one = network.compiled(__import__("gbdnn").backends.get_backend("fused")).program
-
-def call(samples):
-    out = np.empty((samples, 200), "f4")
-    form = dict(width=32, lanes=16, threads=2, check=True)
-    assert one.run(X[:samples].T, out.T, **form)
-    return out
-
-wanted = {samples: call(samples) for samples in (1, 20, 40)}
-assert len(helpers._helpers.threads) == 1
-"""
-
-
-def test_fork():
-    run_script(
-        SCRIPT
-        + """
-warnings.simplefilter("ignore", DeprecationWarning)  # 3.12: fork with threads, the very point
-stop = threading.Event()
-def busy():
-    while not stop.is_set():
-        call(20)
-other = threading.Thread(target=busy)
-other.start()
-for _ in range(10):
-    child = os.fork()  # in the middle of another thread's call
-    if not child:
-        signal.alarm(30)
-        assert not helpers._helpers.threads
-        same = all(np.array_equal(call(n), wanted[n]) for n in wanted for _ in range(20))
-        os._exit(0 if same and len(helpers._helpers.threads) == 1 else 3)
-    _, status = os.waitpid(child, 0)
-    assert status == 0, status
-stop.set()
-other.join()
-assert all(np.array_equal(call(n), wanted[n]) for n in wanted)
-"""
-    )
-
-
-@pytest.mark.parametrize(
-    "rest", ["", "time.sleep(0.1)", "threading.Thread(target=call, args=(20,)).start()"]
-)
-def test_the_process_ends(rest):
-    run_script(SCRIPT + f"call(1)\n{rest}\n", timeout=30)
-
-
-def test_ctrl_c():
-    run_script(
-        SCRIPT
-        + """
-hits = 0
-for attempt in range(20):
-    try:
-        timer = threading.Timer(0.02, lambda: os.kill(os.getpid(), signal.SIGINT))
-        timer.start()
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            for n in wanted:
-                call(n)
-    except KeyboardInterrupt:
-        hits += 1
-    timer.join()
-assert hits == 20, hits
-assert all(np.array_equal(call(n), wanted[n]) for n in wanted)
-"""
-    )
 
 
 @pytest.mark.parametrize("last", ["relu", "softmax"])

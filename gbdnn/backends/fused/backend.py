@@ -81,7 +81,6 @@ class FusedBackend(Backend):
         if Y.size == 0:
             out.fill(0)
             return
-
         _over_rows(w.rows, w.edges, Y, threads, _weight_grad, dZ, Y, out)
 
     def width(self, features: int, dtype: np.dtype[Any], batch: int | None = None) -> int:

@@ -55,7 +55,7 @@ def compiling() -> Iterator[None]:
 
 
 class _Announcement(event.Listener):
-    """Speaks once a process; loading from the disk cache raises no event."""
+    """Logs once a process; loading from the disk cache raises no event."""
 
     said = False
 

@@ -4,7 +4,7 @@ dW at entry (i, j) is the dot product of row i of dZ with row j of Y. A strip of
 registers over all non-zeros of the row, so that each costs the loads of Y's strip and as many
 multiply-adds, like the forward product. What differs is the end: a sum over the lanes of a vector
 for each non-zero. As many non-zeros as a vector has lanes go together, and a tree of shuffles turns
-their vectors into one vector of their sums: about three instructions for each. As in `_kernels`,
+their vectors into one vector of their sums: about three instructions for each. As in `kernels`,
 nothing names a CPU.
 
 The caller (backend.py) has checked every shape.
