@@ -1,4 +1,4 @@
-"""Looking at and closing up the columns of a tile, in numpy; compiled in `backends/fused/columns.py`."""
+"""Looking at and closing up the columns of a tile, in numpy; `fused` has them compiled."""
 
 from __future__ import annotations
 
