@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from gbdnn.errors import (
     choose,
 )
 from gbdnn.execution import executor
-from gbdnn.execution.source import Source
+from gbdnn.execution.source import ArraySink, Source
 from gbdnn.execution.steps import Compiled, Step, compiled, grouped, prepared_step
 from gbdnn.interchange.models import load_layers, save_layers
 from gbdnn.layers import Layer, activation
@@ -239,7 +238,7 @@ class Network(Source):
             "width": _check_batch_size(batch_size),
             "skip": skip,
         }
-        sink = _ArraySink(out)
+        sink = ArraySink(out)
         if not isinstance(progress, bool) and not callable(progress):
             raise DtypeError("progress", "True, False or a callable", repr(progress))
         if progress is True:
@@ -303,29 +302,6 @@ def load(path: FilePath) -> Network:
     except (InputError, DtypeError) as error:
         what = f"{path}, {error.argument}"
         raise FileFormatError(what, error.expected, error.got, "The file is damaged.") from None
-
-
-@dataclass(frozen=True, eq=False)
-class _ArraySink:
-    """Collects results in a (n_samples, out_features) array."""
-
-    out: Array
-
-    @property
-    def view(self) -> Array:
-        """The results as (features, samples), for those who can write all of them."""
-        return self.out.T
-
-    def write(self, ids: Array, Y: Array) -> None:
-        """Store columns as rows."""
-        if len(ids) and ids[-1] - ids[0] + 1 == len(ids) and (np.diff(ids) == 1).all():
-            self.out[ids[0] : ids[-1] + 1] = Y.T
-        else:
-            self.out[ids] = Y.T
-
-    def fill(self, ids: Array, value: float) -> None:
-        """Store constant rows."""
-        self.out[ids] = value
 
 
 def _rebuilt(layers: Any, metadata: Mapping[str, Any]) -> Network:

@@ -91,9 +91,9 @@ def run(
             return Work(nominal, nominal, time.perf_counter() - begin)
     inputs.verify()
     this = _Execution(backend, source, sink, threads, width, lanes, skip, advance)
-    if count == 0:
-        pass
-    elif inputs.over_time:
+    if not count:
+        return Work(seconds=time.perf_counter() - begin)
+    if inputs.over_time:
         way = partial(_run_sequences, this, inputs)
     elif backend.sparse_activations:
         way = partial(_run_sparse, this, inputs, budget)
@@ -101,12 +101,11 @@ def run(
         way = partial(_run_one_tile, this, inputs)
     else:
         way = partial(_run_tiles, this, inputs, budget)
-    if count:
-        with this:
-            if backend.calls_in_main_thread:
-                way()
-            else:
-                apart(way, this.cancelled.set)
+    with this:
+        if backend.calls_in_main_thread:
+            way()
+        else:
+            apart(way, this.cancelled.set)
     return Work(nominal, this.effective_edges, time.perf_counter() - begin, this.waited)
 
 

@@ -12,7 +12,7 @@ from gbdnn.backends.base import Backend
 from gbdnn.execution.steps import Compiled, Step
 from gbdnn.types import Array
 
-__all__ = ["Sink", "Source", "Work"]
+__all__ = ["ArraySink", "Sink", "Source", "Work"]
 
 
 class Source:
@@ -62,6 +62,29 @@ class Sink(Protocol):
 
     def fill(self, ids: Array, value: float) -> None:
         """Results `ids` have `value` in every feature."""
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySink:
+    """Collects results in a (n_samples, out_features) array."""
+
+    out: Array
+
+    @property
+    def view(self) -> Array:
+        """The results as (features, samples), for those who can write all of them."""
+        return self.out.T
+
+    def write(self, ids: Array, Y: Array) -> None:
+        """Store columns as rows."""
+        if len(ids) and ids[-1] - ids[0] + 1 == len(ids) and (np.diff(ids) == 1).all():
+            self.out[ids[0] : ids[-1] + 1] = Y.T
+        else:
+            self.out[ids] = Y.T
+
+    def fill(self, ids: Array, value: float) -> None:
+        """Store constant rows."""
+        self.out[ids] = value
 
 
 @dataclass

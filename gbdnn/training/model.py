@@ -26,7 +26,7 @@ from gbdnn.data.inputs import Inputs
 from gbdnn.errors import InputError
 from gbdnn.execution import executor
 from gbdnn.execution.run import Memory, Observer, Run
-from gbdnn.execution.source import Source
+from gbdnn.execution.source import ArraySink, Source
 from gbdnn.execution.steps import Step, grouped, step_of
 from gbdnn.execution.tiles import LANES, padded
 from gbdnn.layers import Layer, Loss
@@ -291,7 +291,7 @@ class Model(Source):
 
         That is without `head` and without dropout.
         """
-        sink = _Rows(np.empty((inputs.rows, self.out_features), self.dtype))
+        sink = ArraySink(np.empty((inputs.rows, self.out_features), self.dtype))
         executor.run(self, inputs, sink, backend=self.backend, threads=self.threads, skip=False)
         return sink.out
 
@@ -304,18 +304,3 @@ class Model(Source):
             loss = self.loss.function(Z, batch.targets.T, weights.astype(Z.dtype))
             score = self.loss.score(out, batch.targets, weights)
         return {"validation_loss": loss, "validation_score": score}
-
-
-class _Rows:
-    """Collects results in an array of shape (rows, out_features)."""
-
-    def __init__(self, out: Array) -> None:
-        self.out, self.view = out, out.T
-
-    def write(self, ids: Array, Y: Array) -> None:
-        """Store columns as rows."""
-        self.out[ids] = Y.T
-
-    def fill(self, ids: Array, value: float) -> None:
-        """Store constant rows."""
-        self.out[ids] = value
