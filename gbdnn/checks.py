@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
@@ -72,12 +72,14 @@ def generator_or_seed(name: str, value: Any) -> int | np.random.Generator:
     raise DtypeError(name, expected, repr(value))
 
 
-def entry(name: str, value: Any, table: Mapping[str, Callable[[], Any]], *members: str) -> Any:
-    """What ``table[value]`` makes, for a name; anything else must have `members`."""
+def entry(name: str, value: Any, table: Mapping[str, Any], *members: str) -> Any:
+    """What stands in `table`, or what that makes, for a name; anything else must have `members`."""
     if isinstance(value, str):
-        return table[choose(name, value, table)]()
+        made = table[choose(name, value, table)]
+        return made() if callable(made) else made
     if isinstance(value, type) or not all(hasattr(value, member) for member in members):
-        known, got = ", ".join(map(repr, sorted(table))), type(value).__name__
+        known = ", ".join(map(repr, sorted(table)))
+        got = repr(value) if isinstance(value, type) else type(value).__name__
         raise DtypeError(name, f"one of {known}, or an object with {', '.join(members)}", got)
     return value
 

@@ -17,13 +17,13 @@ from gbdnn.data.samples import class_factors, samples, weighted
 from gbdnn.errors import DtypeError, InputError, choose
 from gbdnn.layers import LOSSES, Loss
 from gbdnn.network import Network
-from gbdnn.pruning import Sparsifier, sparsifier
+from gbdnn.pruning import PRESETS, Sparsifier
 from gbdnn.quantization import Quantizer, quantizer
 from gbdnn.training.checkpoints import Checkpoints
 from gbdnn.training.hooks import Bar, Callback, Callbacks, Hook, Validation
 from gbdnn.training.loop import run
 from gbdnn.training.model import Model
-from gbdnn.training.optimizers import Optimizer, optimizer
+from gbdnn.training.optimizers import OPTIMIZERS, Optimizer
 from gbdnn.training.schedules import Schedule, schedule
 from gbdnn.training.step import Result, Training
 from gbdnn.training.stopping import EarlyStopping, Stop
@@ -116,10 +116,14 @@ class Trainer:
         choose("loss", self.loss, LOSSES)
         choose("backend", self.backend, BACKENDS)
         put = object.__setattr__
-        put(self, "optimizer", _named("optimizer", self.optimizer, optimizer, "update", "slots"))
+        put(
+            self,
+            "optimizer",
+            checks.entry("optimizer", self.optimizer, OPTIMIZERS, "update", "slots"),
+        )
         put(self, "schedule", schedule(self.schedule))
         if self.sparsifier is not None:
-            put(self, "sparsifier", _named("sparsifier", self.sparsifier, sparsifier, "start"))
+            put(self, "sparsifier", checks.entry("sparsifier", self.sparsifier, PRESETS, "start"))
         if not isinstance(self.quantizers, Mapping):
             expected = "a dict of patterns of names to quantizers"
             raise DtypeError("quantizers", expected, type(self.quantizers).__name__)
@@ -317,16 +321,6 @@ def _check_end(network: Network, loss: Loss) -> None:
         expected = f"one that takes what a {last.kind} gives"
         fix = f"{loss.name!r} takes scores of any size: leave the network's last layer out."
         raise InputError("loss", expected, repr(loss.name), fix)
-
-
-def _named(argument: str, given: Any, make: Any, *methods: str) -> Any:
-    """Return what a name stands for; anything else must have `methods`."""
-    if isinstance(given, str):
-        return make(given)
-    if isinstance(given, type) or not all(hasattr(given, method) for method in methods):
-        got = repr(given) if isinstance(given, type) else type(given).__name__
-        raise DtypeError(argument, f"a name or an object with {' and '.join(methods)}", got)
-    return given
 
 
 def _callables(argument: str, given: Any) -> tuple[Callback, ...]:
