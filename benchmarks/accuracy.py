@@ -9,23 +9,51 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.figures import HEIGHT, WIDTH
 from benchmarks.process import Job, Record
-from benchmarks.rounds import grouped
-from benchmarks.tables import markdown, origin
+from benchmarks.rounds import grouped, measured, spread
+from benchmarks.timing import Timing, measure
 from gbdnn import checks
+from gbdnn.challenge.table import markdown_table, origin
 from gbdnn.errors import FileFormatError, choose
 from gbdnn.network import Network
 from gbdnn.types import Array
 
-__all__ = ["METHODS", "AccuracyJob", "jobs", "load_task", "report"]
+if TYPE_CHECKING:
+    from gbdnn.training import Result
 
-METHODS = ("dense", "static", "set", "rigl", "magnitude")
-SPARSITIES = (0.9, 0.95, 0.98, 0.99)
+__all__ = [
+    "METHODS",
+    "AccuracyJob",
+    "compare",
+    "draw",
+    "jobs",
+    "load_task",
+    "milliseconds",
+    "report",
+]
+
+METHODS = {  # and what they look like in the figure
+    "dense": ("#000000", "X"),
+    "static": ("#E69F00", "s"),
+    "set": ("#0072B2", "^"),
+    "rigl": ("#D55E00", "o"),
+    "magnitude": ("#009E73", "D"),
+}
 SAMPLES = 256  # whose prediction is timed
+COLUMNS = {  # of the table: field, unit, number format
+    "non-zeros": ("nnz", 1, ",.0f"),
+    "file, bytes": ("file_bytes", 1, ",.0f"),
+    "training, s": ("training_seconds", 1, ".1f"),
+    "inference, ms": ("inference_ms", 1, ".2f"),
+    "the same on dense, ms": ("inference_dense_ms", 1, ".2f"),
+    "peak, MiB": ("peak_bytes", 2**20, ",.0f"),
+}
+compare = measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +62,14 @@ class AccuracyJob(Job):
 
     method: str
     sparsity: float
-    seed: int
-    images: str | None
-    hidden: tuple[int, ...]
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    dropout: float
+    seed: int = 0
+    images: str | None = None
+    hidden: tuple[int, ...] = (1024, 1024)
+    epochs: int = 10
+    batch_size: int = 128
+    learning_rate: float = 1.5e-3
+    dropout: float = 0.1
+    save: str | None = None
 
     def __post_init__(self) -> None:
         choose("methods", self.method, METHODS)
@@ -51,6 +80,11 @@ class AccuracyJob(Job):
     def begins_dense(self) -> bool:
         """True for methods that do not start from a sparse network."""
         return self.method in ("dense", "magnitude")
+
+    @property
+    def backend(self) -> str:
+        """What trains, and predicts."""
+        return "dense" if self.method == "dense" else "fused"
 
     def rate(self) -> float:
         """Return the learning rate; of networks that begin sparse over sqrt(density).
@@ -70,51 +104,48 @@ class AccuracyJob(Job):
             rng=np.random.default_rng([self.seed, 7]),
         )  # fmt: skip
 
-    def measure(self) -> Record:
-        """Train, test, time and weigh one network."""
-        from gbdnn.machine import peak_rss_bytes
+    def train(self, X: Array, y: Array) -> Result:
+        """Return the result of the training."""
         from gbdnn.pruning import sparsifier
         from gbdnn.training import Trainer
 
-        X, y, X_test, y_test = load_task(self.images)
         rule = None
         if self.method != "dense":  # all methods end at the same densities
             rule = sparsifier(self.method, sparsity=self.sparsity, distribution="erk")
         trainer = Trainer(
             epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.rate(),
             schedule="warm-up", sparsifier=rule, threads=self.threads, rng=self.seed,
-            backend="dense" if self.method == "dense" else "fused",
+            backend=self.backend,
         )  # fmt: skip
-        network = self.network(X.shape[1], int(y.max()) + 1)
+        return trainer.fit(self.network(X.shape[1], int(y.max()) + 1), X, y)
+
+    def measure(self) -> Record:
+        """Train, test, time and weigh one network."""
+        from gbdnn.machine import peak_rss_bytes
+
+        X, y, X_test, y_test = load_task(self.images)
         begin = time.perf_counter()
-        result = trainer.fit(network, X, y)
-        seconds = time.perf_counter() - begin
-        peak = peak_rss_bytes()
-        trained = result.network
-        guess = trained.predict(X_test, backend=trainer.backend, threads=self.threads)
-        summary = trained.summary()
+        result = self.train(X, y)
+        seconds, peak, trained = time.perf_counter() - begin, peak_rss_bytes(), result.network
+        guess = trained.predict(X_test, backend=self.backend, threads=self.threads)
+        summary, sample = trained.summary(), X_test[:SAMPLES]
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(self.save or f"{folder}/model.safetensors")
+            trained.save(path)
+            file_bytes = path.stat().st_size
         return {
             "samples": len(X),
             "accuracy": float((guess.argmax(axis=1) == y_test).mean()),
             "training_seconds": seconds,
-            "inference_ms": self._milliseconds(trained, X_test, trainer.backend),
-            "inference_dense_ms": self._milliseconds(trained, X_test, "dense"),
-            "file_bytes": _file_bytes(trained),
+            "inference_ms": milliseconds(trained, sample, self.backend, self.threads),
+            "inference_dense_ms": milliseconds(trained, sample, "dense", self.threads),
+            "file_bytes": file_bytes,
             "peak_bytes": peak,
             "nnz": summary.total["nnz"],
             "density": summary.total["density"],
             "layer_nnz": [row["nnz"] for row in summary.rows if row["edges"]],
             "final_loss": result.history.records[-1]["loss"],
         }
-
-    def _milliseconds(self, network: Network, X: Array, backend: str) -> float:
-        """Return the median time of `predict` on some samples."""
-        from benchmarks.timing import Timing, measure
-
-        def call() -> None:
-            network.predict(X[:SAMPLES], backend=backend, threads=self.threads)
-
-        return measure(call, Timing.fixed(50, 0.0)).seconds * 1e3
 
     def describe(self, record: Record) -> str:
         """Return method, accuracy and time."""
@@ -125,28 +156,16 @@ class AccuracyJob(Job):
 
 
 def jobs(
-    *,
-    methods: Iterable[str] = METHODS,
-    sparsities: Iterable[float] = SPARSITIES,
-    seeds: int = 3,
-    images: Path | None = None,
-    hidden: Sequence[int] = (1024, 1024),
-    epochs: int = 10,
-    batch_size: int = 128,
-    threads: int = 2,
-) -> list[AccuracyJob]:
-    """Return all methods at all sparsities, dense once; `seeds` times each."""
-    path, levels = None if images is None else str(images.resolve()), tuple(sparsities)
+    *, sparsities: Sequence[float], methods: Iterable[str] = METHODS, seeds: int = 3,
+    **settings: Any,
+) -> list[AccuracyJob]:  # fmt: skip
+    """Return all methods at all sparsities, dense once; `settings` are the jobs' other fields."""
     return [
-        AccuracyJob(
-            method=method, sparsity=sparsity, seed=seed, images=path, hidden=tuple(hidden),
-            epochs=epochs, batch_size=batch_size, learning_rate=1.5e-3, dropout=0.1,
-            threads=threads,
-        )
+        AccuracyJob(method=method, sparsity=sparsity, seed=seed, **settings)
         for seed in range(seeds)
         for method in methods
-        for sparsity in (levels if method != "dense" else (0.0,))
-    ]  # fmt: skip
+        for sparsity in (sparsities if method != "dense" else (0.0,))
+    ]
 
 
 def load_task(images: str | None) -> tuple[Array, Array, Array, Array]:
@@ -171,45 +190,60 @@ def load_task(images: str | None) -> tuple[Array, Array, Array, Array]:
     return X[:-test], y[:-test], X[-test:], y[-test:]
 
 
-def _file_bytes(network: Network) -> int:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.safetensors"
-        network.save(path)
-        return path.stat().st_size
+def milliseconds(network: Network, X: Array, backend: str, threads: int) -> float:
+    """Return the median time of `predict`."""
+    timed = measure(
+        lambda: network.predict(X, backend=backend, threads=threads), Timing.fixed(50, 0.0)
+    )
+    return timed.seconds * 1e3
 
 
 def report(records: Sequence[Record]) -> str:
     """Return Markdown: a row for each method and sparsity, mean and spread over the seeds."""
     groups = grouped(records, "method", "sparsity")
     rows = []
-    for method, sparsity in sorted(groups, key=lambda key: (key[1], METHODS.index(key[0]))):
+    for method, sparsity in sorted(groups, key=lambda key: (key[1], list(METHODS).index(key[0]))):
         runs = groups[method, sparsity]
-        mean: dict[str, float] = {
-            name: fmean(run[name] for run in runs)
-            for name, value in runs[0].items()
-            if isinstance(value, int | float)
-        }
         accuracy = [run["accuracy"] for run in runs]
-        rows.append([
-            method,
-            f"{sparsity:.0%}",
-            f"{mean['accuracy']:.2%} ({min(accuracy):.2%} to {max(accuracy):.2%})",
-            f"{mean['nnz']:,.0f}",
-            f"{mean['file_bytes']:,.0f}",
-            f"{mean['training_seconds']:.1f}",
-            f"{mean['inference_ms']:.2f}",
-            f"{mean['inference_dense_ms']:.2f}",
-            f"{mean['peak_bytes'] / 2**20:,.0f}",
-        ])  # fmt: skip
-    heads = ["method", "sparsity", "accuracy, mean (min to max)", "non-zeros", "file, bytes",
-             "training, s", "inference, ms", "the same on dense, ms", "peak, MiB"]  # fmt: skip
-    first: dict[str, Any] = records[0]
+        means = [
+            format(fmean(run[name] for run in runs) / unit, form)
+            for name, unit, form in COLUMNS.values()
+        ]
+        rows.append([method, f"{sparsity:.0%}", spread(fmean(accuracy), accuracy, ".2%"), *means])
+    heads = ["method", "sparsity", "accuracy, mean (min to max)", *COLUMNS]
+    first = records[0]
     return (
-        f"{markdown(heads, rows, left=1)}\nHidden layers {'-'.join(map(str, first['hidden']))}, "
-        f"{first['samples']:,} training samples, {first['epochs']} epochs, batches of "
-        f"{first['batch_size']}, Adam, learning rate {first['learning_rate']:g} (static, SET and "
-        "RigL: over the root of the density) with warm-up and cosine, dropout "
-        f"{first['dropout']:g}, {len({record['seed'] for record in records})} seeds; inference: "
-        f"median of 50 rounds of predict with {SAMPLES} samples on the backend that trained "
-        f"(fused; dense for dense); {origin(first)}\n"
+        f"{markdown_table(heads, rows, left=1)}\nHidden layers "
+        f"{'-'.join(map(str, first['hidden']))}, {first['samples']:,} training samples, "
+        f"{first['epochs']} epochs, batches of {first['batch_size']}, Adam, learning rate "
+        f"{first['learning_rate']:g} (static, SET and RigL: over the root of the density) with "
+        f"warm-up and cosine, dropout {first['dropout']:g}, "
+        f"{len({record['seed'] for record in records})} seeds; inference: median of 50 rounds of "
+        f"predict with {SAMPLES} samples on the backend that trained (fused; dense for dense); "
+        f"{origin(first)}\n"
     )
+
+
+def draw(plt: Any, records: Sequence[Record]) -> Any:
+    """Return the figure of test accuracy against non-zeros and against milliseconds.
+
+    A marker is the mean over the seeds, its bar reaches from the worst to the best.
+    """
+    names = {"nnz": "non-zero weights", "inference_ms": f"predict, {SAMPLES} samples (ms)"}
+    figure, axes = plt.subplots(
+        1, 2, figsize=(2 * WIDTH, HEIGHT), sharey=True, layout="constrained"
+    )
+    for axis, (name, label) in zip(axes, names.items(), strict=True):
+        for method, (colour, marker) in METHODS.items():
+            runs = grouped((r for r in records if r["method"] == method), "sparsity").values()
+            cost = [fmean(run[name] for run in here) for here in runs]
+            scores = [[100 * run["accuracy"] for run in here] for here in runs]
+            mean = [fmean(each) for each in scores]
+            low = [middle - min(each) for middle, each in zip(mean, scores, strict=True)]
+            high = [max(each) - middle for middle, each in zip(mean, scores, strict=True)]
+            axis.errorbar(cost, mean, [low, high], color=colour, marker=marker, label=method,
+                          capsize=2, linewidth=1)  # fmt: skip
+        axis.set(xscale="log", xlabel=label, ylabel="test accuracy (%)")
+        axis.xaxis.set_major_formatter("{x:,g}")
+    axes[1].legend(loc="lower right")
+    return figure

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from benchmarks.process import Job, Record
-from benchmarks.rounds import grouped, measured, median_of
-from benchmarks.tables import markdown, origin
+from benchmarks.rounds import grouped, measured, medians, spread
+from gbdnn.challenge.table import markdown_table, origin
 from gbdnn.errors import choose
 
 __all__ = ["CASES", "ChallengeJob", "compare", "report"]
@@ -60,112 +61,75 @@ class ChallengeJob(Job):
         return f"{self.engine}, skip={self.skip}: {rate:,.1f} nominal GEdge/s"
 
 
-def compare(
-    out: Path, *, cases: Sequence[tuple[str, bool]] = CASES, rounds: int = 5, threads: int = 2,
-    neurons: int = 1024, layers: int = 120, images: Path | None = None, **options: Any,
-) -> list[Record]:  # fmt: skip
-    """Run all cases (engine, skip) in turn; return the medians of each.
-
-    `options` are those of `measured`; all records are in `out`.
-    """
-    path = None if images is None else str(images.resolve())
-    jobs = [
-        ChallengeJob(engine=engine, skip=skip, threads=threads, neurons=neurons, layers=layers,
-                     images=path)
-        for engine, skip in cases
-    ]  # fmt: skip
-    groups = grouped(measured(jobs, out, rounds=rounds, **options), "engine", "skip")
-    return [_summary(runs) for runs in groups.values()]
-
-
-def _summary(runs: Sequence[Record]) -> Record:
-    seconds, first = median_of(runs, "seconds"), runs[0]
-    return first | {
-        "seconds": seconds,
-        "all_seconds": [run["seconds"] for run in runs],
-        "categories": sorted({run["categories"] for run in runs}),
-        "nominal_gedge_per_s": first["nominal_edges"] / seconds / 1e9,
-        "effective_gedge_per_s": first["effective_edges"] / seconds / 1e9,
-    }
+def compare(jobs: Sequence[ChallengeJob], out: Path, **options: Any) -> list[Record]:
+    """Run all jobs in turn, `measured` with its options; return the medians of each case."""
+    records = measured(jobs, out, **options)
+    groups = grouped(records, "engine", "skip").values()
+    cases = medians(records, ("engine", "skip"), "seconds")
+    for case, runs in zip(cases, groups, strict=True):
+        case["categories"] = sorted({run["categories"] for run in runs})
+        for kind in ("nominal", "effective"):
+            case[f"{kind}_gedge_per_s"] = case[f"{kind}_edges"] / case["seconds"] / 1e9
+    return cases
 
 
 def report(cases: Sequence[Record]) -> str:
     """Return the medians and their ratios to torch in Markdown, without and with skipping."""
-    torch = {case["skip"]: case for case in cases if case["engine"] == "torch-csr"}
-    rows = []
-    for case in cases:
-        peer, times = torch.get(case["skip"]), case["all_seconds"]
-        rows.append([
+    torch = {case["skip"]: case["seconds"] for case in cases if case["engine"] == "torch-csr"}
+    rows = [
+        [
             case["engine"],
             "yes" if case["skip"] else "no",
-            f"{case['seconds']:.2f} ({min(times):.2f} to {max(times):.2f})",
+            spread(case["seconds"], case["all_seconds"], ".2f"),
             f"{case['nominal_gedge_per_s']:,.1f}",
             f"{case['effective_gedge_per_s']:,.1f}",
-            f"{peer['seconds'] / case['seconds']:.2f}" if peer else "",
-        ])  # fmt: skip
+            f"{torch[case['skip']] / case['seconds']:.2f}" if torch else "",
+        ]
+        for case in cases
+    ]
     heads = ["engine", "skips", "seconds (min to max)", "nominal GEdge/s", "effective GEdge/s",
              "times torch, same skipping"]  # fmt: skip
     first = cases[0]
     return (
-        f"{markdown(heads, rows, left=2)}\n{first['neurons']} neurons x {first['layers']} layers, "
-        f"{first['inputs']:,} inputs; medians of {len(first['all_seconds'])} rounds, engines in "
-        f"turn, one process each, loading excluded; {origin(first)}\n"
+        f"{markdown_table(heads, rows, left=2)}\n{first['neurons']} neurons x {first['layers']} "
+        f"layers, {first['inputs']:,} inputs; medians of {len(first['all_seconds'])} rounds, "
+        f"engines in turn, one process each, loading excluded; {origin(first)}\n"
     )
 
 
-# -- torch -----------------------------------------------------------------------------------------
-
-
 def _torch(spec: Any, bits: Any, skip: bool, threads: int) -> Record:
+    """Without skipping chunks go through all layers; with it layer by layer, closing up."""
     import numpy as np
     import torch
 
     from benchmarks.peers import torch_matrix
     from gbdnn.challenge.generate import layers
 
+    def layer(Y: Any, W: Any) -> Any:
+        """h(W Y + b): the bias first, the product added to it, both bounds in place."""
+        return torch.addmm(torch.full_like(Y, spec.bias), W, Y).clamp_(0, spec.cap)
+
+    def chunks(Y: Any) -> list[Any]:
+        return [Y[:, k : k + CHUNK].contiguous() for k in range(0, Y.shape[1], CHUNK)]
+
+    def alive(Y: Any) -> Any:
+        return Y[:, Y.amax(dim=0) > 0]
+
     torch.set_num_threads(threads)
     weights = [torch_matrix(weight) for weight in layers(spec)]
     Y = torch.from_numpy(np.unpackbits(bits.bits, axis=1)[:, : bits.count]).float()
     with torch.inference_mode():
-        for W in weights[:2]:
-            _torch_layer(torch, W, Y[:, :CHUNK].contiguous(), spec)
-        run = _torch_dropping if skip else _torch_chunks
+        reduce(layer, weights[:2], chunks(Y[:, :CHUNK])[0])  # warms up
+        effective = 0 if skip else spec.edges * bits.count
         begin = time.perf_counter()
-        alive, effective = run(torch, weights, Y, spec)
+        if skip:
+            for W in weights:
+                effective += W.values().numel() * Y.shape[1]
+                Y = torch.cat([alive(layer(part, W)) for part in chunks(Y)], dim=1)
+        else:
+            Y = torch.cat([alive(reduce(layer, weights, part)) for part in chunks(Y)], dim=1)
         seconds = time.perf_counter() - begin
     return {
-        "seconds": seconds,
-        "inputs": bits.count,
-        "nominal_edges": spec.edges * bits.count,
-        "effective_edges": effective,
-        "categories": alive,
-    }
-
-
-def _torch_layer(torch: Any, W: Any, Y: Any, spec: Any) -> Any:
-    """h(W Y + b): the bias first, the product added to it, both bounds in place."""
-    return torch.addmm(torch.full_like(Y, spec.bias), W, Y).clamp_(0, spec.cap)
-
-
-def _torch_chunks(torch: Any, weights: list[Any], Y: Any, spec: Any) -> tuple[int, int]:
-    """Take chunks through all layers, skipping nothing."""
-    alive = 0
-    for first in range(0, Y.shape[1], CHUNK):
-        part = Y[:, first : first + CHUNK].contiguous()
-        for W in weights:
-            part = _torch_layer(torch, W, part, spec)
-        alive += int((part != 0).any(dim=0).sum())
-    return alive, spec.edges * Y.shape[1]
-
-
-def _torch_dropping(torch: Any, weights: list[Any], Y: Any, spec: Any) -> tuple[int, int]:
-    """Layer by layer in chunks; after each layer the dead columns go and the rest closes up."""
-    effective = 0
-    for W in weights:
-        effective += W.values().numel() * Y.shape[1]
-        parts = []
-        for first in range(0, Y.shape[1], CHUNK):
-            part = _torch_layer(torch, W, Y[:, first : first + CHUNK].contiguous(), spec)
-            parts.append(part[:, part.amax(dim=0) > 0])
-        Y = torch.cat(parts, dim=1)
-    return Y.shape[1], effective
+        "seconds": seconds, "inputs": bits.count, "nominal_edges": spec.edges * bits.count,
+        "effective_edges": effective, "categories": Y.shape[1],
+    }  # fmt: skip

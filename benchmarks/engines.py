@@ -83,8 +83,9 @@ def prepare(
     def nbytes() -> int:
         return sum(step.nbytes for step in network.steps(backend))
 
-    if op == "predict":
-        run = partial(network.predict, backend=name, threads=threads)
+    if op in ("predict", "no-skip"):
+        skip = {} if op == "predict" else {"skip": False}
+        run = partial(network.predict, backend=name, threads=threads, **skip)
         return Engine(run, _unchanged, np.asarray, nbytes, _used_threads(name, threads))
 
     def forward(Y: Array) -> Array:
@@ -176,7 +177,7 @@ def _empty(features: int, batch: int, dtype: Any) -> Array:
     return aligned_empty(features * batch, dtype).reshape(1, features, batch)
 
 
-def _unchanged(X: Array, width: int) -> Array:
+def _unchanged(X: Array, width: int = 0) -> Array:
     return X
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from itertools import pairwise, zip_longest
 from math import exp, log
 from pathlib import Path
 from textwrap import fill
@@ -11,10 +11,11 @@ from typing import Any
 
 from benchmarks import store
 from benchmarks.peers import PEERS
+from benchmarks.rounds import DISTURBED
 from benchmarks.sweep import DENSE, SweepJob
 from gbdnn.errors import DataUnavailableError, InputError, MissingDependencyError
 
-__all__ = ["FIGURES", "HEIGHT", "WIDTH", "crossover", "plot", "pyplot", "save"]
+__all__ = ["FIGURES", "HEIGHT", "STYLES", "WIDTH", "crossover", "plot", "write"]
 
 # Okabe and Ito 2008; yellow is left out, as it is too pale for lines on white
 STYLES = {
@@ -29,12 +30,15 @@ STYLES = {
     "mkl": ("#7F3C8D", ">"),
 }
 FALLBACK = (("#0072B2", "h"), ("#D55E00", "8"), ("#009E73", "p"), ("#CC79A7", "*"))
-CASE = ["op", "size", "layers", "batch", "bias", "threads", "dtype"]
+CASE = ["op", "size", "layers", "threads", "dtype", "batch", "bias"]
 LABELS = {
-    "ms": ("time (ms)", "time"), "weights": ("weights (MiB)", "memory of the weights"),
-    "peak": ("peak (MiB)", "memory of the process"),
+    "ms": "time (ms)", "weights": "weights (MiB)", "peak": "peak of the process (MiB)",
+    "speedup": "speed-up over dense (times)", "gedge_per_s": "GEdge/s (non-zeros x samples)",
+    "percent": "part of the roofline (%)",
 }  # fmt: skip
-WIDTH, HEIGHT = 4.6, 3.7  # inches of one panel
+WIDTH, HEIGHT, COLUMNS = 4.6, 3.7, 5  # inches of one panel, panels beside each other
+DOUBT = "doubtful: other programs were busy, or the median is uncertain"
+Mark = Callable[[Any, Any, str], None]  # (axis, rows of the panel, field)
 
 
 def plot(folder: Path | str, out: Path | str) -> list[Path]:
@@ -61,7 +65,6 @@ def plot(folder: Path | str, out: Path | str) -> list[Path]:
     InputError
         If `out` cannot be written.
     """
-    plt = pyplot()
     frame = store.load(folder)
     frame = frame[(frame["status"] == "ok") & frame["key"].str.startswith(SweepJob.__name__)]
     if frame.empty:
@@ -70,19 +73,33 @@ def plot(folder: Path | str, out: Path | str) -> list[Path]:
     frame = frame.assign(
         inverse=1 / frame["density"], ms=1e3 * frame["seconds"],
         weights=frame["weight_bytes"] / 2**20, peak=frame["peak_rss_bytes"] / 2**20,
+        doubt=(frame["others_busy"] > DISTURBED) | (frame["spread"] > frame["timing.spread"]),
     ).sort_values("inverse")  # fmt: skip
-    written: list[Path] = []
+    return [path for name, draw in FIGURES.items() for path in write(name, draw, frame, out)]
+
+
+def write(name: str, draw: Callable[[Any, Any], Any], data: Any, out: Path | str) -> list[Path]:
+    """Draw ``draw(pyplot, data)`` and write it as PNG and SVG; nothing where it returns None."""
     try:
-        Path(out).mkdir(parents=True, exist_ok=True)
-        for name, draw in FIGURES.items():
-            with plt.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3}):
-                figure = draw(plt, frame)
-                if figure is not None:
-                    written += save(plt, figure, Path(out) / name)
-    except OSError as error:
-        got = f"{error.filename or out}: {error.strerror}"
-        raise InputError("out", "a folder that can be written", got) from error
-    return written
+        from matplotlib import pyplot as plt
+    except ImportError:
+        raise MissingDependencyError(
+            "benchmarks.plot", "matplotlib", "no such package", "Run: pip install 'gbdnn[bench]'"
+        ) from None
+    style = {"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "figure.dpi": 150}
+    with plt.rc_context(style):
+        figure = draw(plt, data)
+        paths = [Path(out) / f"{name}{suffix}" for suffix in (".png", ".svg") if figure]
+        try:
+            Path(out).mkdir(parents=True, exist_ok=True)
+            for path in paths:
+                figure.savefig(path)
+        except OSError as error:
+            got = f"{error.filename or out}: {error.strerror}"
+            raise InputError("out", "a folder that can be written", got) from error
+        finally:
+            plt.close(figure)
+    return paths
 
 
 def crossover(inverse: Any, sparse: Any, dense: float) -> float | None:
@@ -110,32 +127,16 @@ def crossover(inverse: Any, sparse: Any, dense: float) -> float | None:
 
 def draw_time(plt: Any, frame: Any) -> Any:
     """Time, and memory beside it, against inverse sparsity; a row per size (K17's figure)."""
-    frame = _main_case(frame)
-    op, batch, layers = (frame[name].iloc[0] for name in ("op", "batch", "layers"))
-    sizes = sorted(frame["size"].unique())
-    figure, axes = _panels(plt, len(sizes), 2, sharex=True)
-    for pair, size in zip(axes, sizes, strict=True):
-        here, rings = frame[frame["size"] == size], 0
-        dense = here["engine"].isin(DENSE)
-        medians = here[dense].groupby("engine")[["ms", "weights"]].median()
-        for axis, field in zip(pair, medians, strict=True):
-            for engine, value in medians[field].items():
-                axis.axhline(value, color=_style(engine)[0], label=engine, linewidth=1.5,
-                             linestyle="--" if engine == "dense" else "-.")  # fmt: skip
-            for engine, part in here[~dense].groupby("engine"):
-                _line(axis, engine, part, field)
-                if field == "ms":
-                    low, high = 1e3 * part["seconds_p25"], 1e3 * part["seconds_p75"]
-                    color = _style(engine)[0]
-                    axis.fill_between(part["inverse"], low, high, color=color, alpha=0.18, lw=0)
-                    if len(medians):
-                        rings += _mark_crossover(axis, engine, part, medians["ms"].min(), rings)
-            label, what = LABELS[field]
-            axis.set(ylabel=label, title=f"{_shape(size, layers)}: {what}")
-            _inverse_axis(axis, here["inverse"], last=size == sizes[-1])
-    names = {"affine": "h(W Y + b)", "forward": "whole network"}
-    title = f"{names.get(op, op)}, batch {batch}; rings: crossover with the fastest dense engine"
-    return _finish(figure, title, frame)
+    for name in ("op", "layers", "bias", "batch"):  # the usual case; of the batches rather 64
+        wanted = 64 if name == "batch" and (frame["batch"] == 64).any() else frame[name].mode()[0]
+        frame = frame[frame[name] == wanted]
+    rows = [
+        [(f"{size} x {size}", here, field) for field in ("ms", "weights")]
+        for size, here in frame.groupby("size")
+    ]
+    note = "Left: time, shaded between the quartiles; rings with the inverse sparsity there: "
+    note += "crossover with the fastest dense engine. Right: memory of the weights"
+    return _figure(plt, frame, rows, f"{note}; {_words(frame)}", _mark_time, sharey="col")
 
 
 def draw_speedup(plt: Any, frame: Any) -> Any:
@@ -144,13 +145,14 @@ def draw_speedup(plt: Any, frame: Any) -> Any:
     reference = frame[dense].groupby(CASE)["ms"].median().rename("dense_ms").reset_index()
     others = frame[~dense].merge(reference, on=CASE)
     others = others.assign(speedup=others["dense_ms"] / others["ms"])
-    return _by_case(plt, others, "speedup", "speed-up over dense (times)", one=True)
+    return _by_case(plt, others, "speedup", "Above the line faster than dense", _mark_one)
 
 
 def draw_rate(plt: Any, frame: Any) -> Any:
     """GEdge/s by density, with the machine's limits as lines."""
     sparse = frame[~frame["engine"].isin(DENSE)]
-    return _by_case(plt, sparse, "gedge_per_s", "GEdge/s (non-zeros x samples)", limits=True)
+    note = "Dotted: multiply-adds that the machine can do, with operands in registers, L1, L2"
+    return _by_case(plt, sparse, "gedge_per_s", note, _mark_limits)
 
 
 def draw_roofline(plt: Any, frame: Any) -> Any:
@@ -158,24 +160,21 @@ def draw_roofline(plt: Any, frame: Any) -> Any:
     if "roofline_fraction" not in frame or frame["roofline_fraction"].isna().all():
         return None
     frame = frame.assign(percent=100 * frame["roofline_fraction"].astype(float))
-    return _by_case(plt, frame, "percent", "part of the roofline (%)")
+    note = "Of the arithmetic fed from L1; dense engines: of the arithmetic, counting all places"
+    return _by_case(plt, frame, "percent", note)
 
 
 def draw_memory(plt: Any, frame: Any) -> Any:
     """Bytes of the weights, and the process' peak, by density; a column per size and depth."""
-    cases = list(frame.groupby(["size", "layers"]))
-    figure, axes = _panels(plt, 2, len(cases))
-    for row, field in zip(axes, ("weights", "peak"), strict=True):
-        for axis, ((size, layers), here) in zip(row, cases, strict=True):
-            for engine, part in here.groupby("engine"):
-                _line(axis, engine, part.groupby("inverse", as_index=False)[field].median(), field)
-            axis.set(ylabel=LABELS[field][0], title=_shape(size, layers))
-            _inverse_axis(axis, here["inverse"])
-            if field == "peak":  # mostly the libraries' code: no range of decades
-                axis.set_yscale("linear")
-                axis.set_ylim(bottom=0)
-    note = "above: weights as the engine holds them; below: peak of its process, libraries included"
-    return _finish(figure, note, frame)
+    fields = ["weights", "peak"]
+    medians = [
+        (f"{_word('size', size)}, {_word('layers', layers)}",
+         here.groupby(["engine", "inverse"], as_index=False)[fields].median())
+        for (size, layers), here in frame.groupby(["size", "layers"])
+    ]  # fmt: skip
+    rows = [[(title, here, field) for title, here in medians] for field in fields]
+    note = "Above: weights as the engine holds them; below: peak of its process, libraries included"
+    return _figure(plt, frame, rows, note, sharey="row")
 
 
 FIGURES: dict[str, Callable[[Any, Any], Any]] = {
@@ -190,35 +189,109 @@ FIGURES: dict[str, Callable[[Any, Any], Any]] = {
 # -- parts of figures ------------------------------------------------------------------------------
 
 
-def _by_case(
-    plt: Any, frame: Any, field: str, label: str, *, one: bool = False, limits: bool = False
-) -> Any:
-    """Draw `field` against inverse sparsity: a panel per case, at most four beside each other."""
-    cases = list(frame.groupby(CASE))
-    if not cases:
+def _by_case(plt: Any, frame: Any, field: str, note: str, mark: Mark | None = None) -> Any:
+    """Draw `field` against inverse sparsity: a panel per case, biases of all kinds in a row."""
+    if frame.empty:
         return None
-    columns = min(len(cases), 4)
-    figure, axes = _panels(plt, -(-len(cases) // columns), columns)
-    for axis in axes.flat[len(cases) :]:
-        axis.set_visible(False)
-    for axis, (case, here) in zip(axes.flat, cases, strict=False):
+    vary = [name for name in CASE if frame[name].nunique() > 1] or ["size"]
+    panels = [
+        (", ".join(map(_word, vary, values)), here, field) for values, here in frame.groupby(vary)
+    ]
+    columns = frame["bias"].nunique() if "bias" in vary else min(len(panels), COLUMNS)
+    rows = [panels[k : k + columns] for k in range(0, len(panels), columns)]
+    return _figure(plt, frame, rows, f"{note}; {_words(frame)}", mark, sharey=True)
+
+
+def _figure(
+    plt: Any, frame: Any, rows: Sequence[Sequence[tuple[str, Any, str]]], note: str,
+    mark: Mark | None = None, *, sharey: bool | str,
+) -> Any:  # fmt: skip
+    """Draw panels (title, rows, field) with common axes, one legend, and a note below."""
+    size = (WIDTH * len(rows[0]), HEIGHT * len(rows) + 0.6)
+    figure, axes = plt.subplots(
+        len(rows), len(rows[0]), figsize=size, squeeze=False, layout="constrained",
+        sharex=True, sharey=sharey,
+    )  # fmt: skip
+    inverse = sorted(set(frame["inverse"]))
+    entries: dict[str, Any] = {}
+    for axis, panel in zip_longest(axes.flat, [panel for row in rows for panel in row]):
+        if panel is None:
+            axis.set_visible(False)
+            continue
+        title, here, field = panel
         for engine, part in here.groupby("engine"):
-            _line(axis, engine, part, field)
-        if one:
-            axis.axhline(1, color=STYLES["dense"][0], linestyle="--", linewidth=1.2)
-        if limits and "roofline.fma_all" in here:
-            _limit_lines(axis, here)
-        op, size, layers, batch, bias, threads, _ = case
-        biases = "" if bias == "mixed" else f", {bias} biases"
-        title = f"{_shape(size, layers)}, batch {batch}{biases}\n{op}, {_cores(threads)}"
-        axis.set(ylabel=label, title=title)
-        _inverse_axis(axis, here["inverse"])
-    return _finish(figure, "", frame)
+            entries[engine] = _line(axis, engine, part, field)
+        if field != "weights" and "doubt" in here and here["doubt"].any():
+            odd = here[here["doubt"]]
+            style = {"s": 60, "marker": "x", "color": "black", "linewidth": 0.8, "zorder": 3}
+            entries[DOUBT] = axis.scatter(odd["inverse"], odd[field], **style)
+        axis.set(title=title, ylabel=LABELS[field], xlabel="inverse sparsity (1 / density)")
+        _log_axes(axis, inverse)
+        if mark:
+            mark(axis, here, field)
+    order = [name for name in STYLES if name in entries] + sorted(set(entries) - set(STYLES))
+    figure.legend(
+        [entries[name] for name in order], order, loc="outside upper center", frameon=False,
+        ncols=min(len(order), max(int(size[0] / 1.5), 1)),
+    )  # fmt: skip
+    first = frame.iloc[0]
+    machine = f"{first['machine.processor']}, gbdnn {first['versions.gbdnn']}; medians"
+    text = "\n".join(fill(line, int(16 * size[0])) for line in (note, machine))
+    figure.supxlabel(text, fontsize=8, color="#444444")
+    return figure
 
 
-def _limit_lines(axis: Any, here: Any) -> None:
+def _line(axis: Any, engine: str, part: Any, field: str) -> Any:
+    color, marker = STYLES.get(engine) or FALLBACK[sum(engine.encode()) % len(FALLBACK)]
+    (line,) = axis.plot(
+        part["inverse"], part[field], color=color, marker=marker, markersize=6, linewidth=1.2,
+        linestyle="--" if engine in DENSE else "-", fillstyle="none" if engine in PEERS else "full",
+    )  # fmt: skip
+    if field == "ms":
+        quartiles = 1e3 * part["seconds_p25"], 1e3 * part["seconds_p75"]
+        axis.fill_between(part["inverse"], *quartiles, color=color, alpha=0.18, lw=0)
+    return line
+
+
+def _log_axes(axis: Any, inverse: Sequence[float]) -> None:
+    """Logarithmic axes; x has the densities that were measured as ticks, y plain numbers."""
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
+    axis.set_xticks(inverse if len(inverse) <= 10 else inverse[::2])
+    axis.set_xticks([], minor=True)
+    axis.xaxis.set_major_formatter(
+        lambda value, _: f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
+    )
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.tick_params(axis="x", rotation=45 if len(inverse) > 6 else 0)
+    axis.tick_params(labelbottom=True, labelleft=True)
+
+
+def _mark_time(axis: Any, here: Any, field: str) -> None:
+    """Put rings where lines cross the one of the fastest dense engine."""
+    dense = here["engine"].isin(DENSE)
+    if field != "ms" or not dense.any():
+        return
+    level = here[dense].groupby("engine")["ms"].median().min()
+    shift = 7
+    for engine, part in here[~dense].groupby("engine"):
+        if (at := crossover(part["inverse"], part["ms"], level)) is not None:
+            color = STYLES.get(engine, FALLBACK[0])[0]
+            axis.plot([at], [level], "o", markersize=11, fillstyle="none", color=color)
+            axis.annotate(f"{at:.1f}", (at, level), xytext=(14, shift), color=color, fontsize=8,
+                          textcoords="offset points")  # fmt: skip
+            shift += 11
+
+
+def _mark_one(axis: Any, here: Any, field: str) -> None:
+    axis.axhline(1, color=STYLES["dense"][0], linestyle="--", linewidth=1.2)
+
+
+def _mark_limits(axis: Any, here: Any, field: str) -> None:
+    if "roofline.fma_all" not in here:
+        return
     threads = int(here["threads"].iloc[0])
-    for name, label, place in (("fma", "arithmetic", 1), ("l1", "L1", 0), ("l2", "L2", 1)):
+    for name, label, place in (("fma", "registers", 1), ("l1", "L1", 0), ("l2", "L2", 1)):
         one, both = (here[f"roofline.{name}_{which}"].median() for which in ("one", "all"))
         limit = min(threads * one, both)
         if limit == limit:
@@ -229,117 +302,16 @@ def _limit_lines(axis: Any, here: Any) -> None:
             )  # fmt: skip
 
 
-def _main_case(frame: Any) -> Any:
-    """Return the rows of the first figure: the usual op, layers, bias and batch, rather 64."""
-    for name in ("op", "layers", "bias", "batch"):
-        wanted = 64 if name == "batch" and (frame["batch"] == 64).any() else frame[name].mode()[0]
-        frame = frame[frame[name] == wanted]
-    return frame
+def _word(name: str, value: Any) -> str:
+    """Return the value of a field of a case as words."""
+    words = {
+        "size": f"{value} x {value}", "batch": f"batch {value}", "bias": f"bias {value}",
+        "layers": f"{value} layers" if value != 1 else "1 layer",
+        "threads": f"{value} threads" if value != 1 else "1 thread",
+    }  # fmt: skip
+    return words.get(name, str(value))
 
 
-def _mark_crossover(axis: Any, engine: str, part: Any, dense: float, number: int) -> bool:
-    """Put a ring with the inverse sparsity where a line crosses the dense one, if it does."""
-    at = crossover(part["inverse"], part["ms"], dense)
-    if at is None:
-        return False
-    color = _style(engine)[0]
-    axis.plot([at], [dense], "o", markersize=11, fillstyle="none", markeredgewidth=1.5, color=color)
-    axis.annotate(
-        f"{at:.1f}", (at, dense), xytext=(14, 7 + 11 * number), textcoords="offset points",
-        color=color, fontsize=8,
-    )  # fmt: skip
-    return True
-
-
-def _line(axis: Any, engine: str, part: Any, field: str) -> None:
-    color, marker = _style(engine)
-    axis.plot(
-        part["inverse"], part[field], color=color, marker=marker, label=engine, markersize=6,
-        linestyle="--" if engine in DENSE else "-", linewidth=1.2,
-        fillstyle="none" if engine in PEERS else "full",
-    )  # fmt: skip
-
-
-def _style(engine: str) -> tuple[str, str]:
-    return STYLES.get(engine) or FALLBACK[sum(engine.encode()) % len(FALLBACK)]
-
-
-def _inverse_axis(axis: Any, inverse: Any, *, last: bool = True) -> None:
-    """Logarithmic axes; x has powers of two as ticks if the densities are such."""
-    axis.set_xscale("log", base=2)
-    axis.set_yscale("log")
-    values = sorted(set(inverse))
-    axis.set_xticks(values if len(values) <= 10 else values[::2])
-    axis.set_xticks([], minor=True)
-    axis.xaxis.set_major_formatter(lambda value, _: _number(value))
-    axis.yaxis.set_major_formatter("{x:g}")
-    low, high = axis.get_ylim()
-    narrow = high < 100 * low  # hardly a power of ten in sight: label 2 and 5 as well
-    axis.yaxis.set_minor_formatter(
-        lambda value, _: f"{value:g}" if narrow and f"{value:e}"[0] in "25" else ""
-    )
-    axis.tick_params(axis="x", rotation=45 if len(values) > 6 else 0, labelbottom=True)
-    if last:
-        axis.set_xlabel("inverse sparsity (1 / density)")
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value - round(value)) < 0.05 or value > 20 else f"{value:.1f}"
-
-
-def _panels(plt: Any, rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
-    size, layout = (WIDTH * columns, HEIGHT * rows + 0.6), "constrained"
-    figure, axes = plt.subplots(
-        rows, columns, figsize=size, squeeze=False, layout=layout, **options
-    )
-    return figure, axes
-
-
-def _finish(figure: Any, title: str, frame: Any) -> Any:
-    """One legend for all panels; below it what was measured on what. Returns the figure."""
-    entries: dict[str, Any] = {}
-    for axis in figure.axes:
-        handles, labels = axis.get_legend_handles_labels()
-        entries |= dict(zip(labels, handles, strict=True))
-    order = [name for name in STYLES if name in entries] + sorted(set(entries) - set(STYLES))
-    columns = max(int(figure.get_figwidth() / 1.5), 1)
-    figure.legend(
-        [entries[name] for name in order], order, loc="outside upper center",
-        ncols=min(len(order), columns), frameon=False,
-    )  # fmt: skip
-    first = frame.iloc[0]
-    machine = f"{first['machine.processor']}, {_cores(int(first['threads']))}"
-    versions = f"gbdnn {first['versions.gbdnn']}, {first['dtype']}"
-    lines = [line for line in (title, f"{machine}, {versions}; medians") if line]
-    width = int(16 * figure.get_figwidth())  # characters of this size
-    text = "\n".join(fill(line, width) for line in lines)
-    figure.supxlabel(text, fontsize=8, color="#444444")
-    return figure
-
-
-def _shape(size: int, layers: int) -> str:
-    return f"{layers} layer{'s' if layers > 1 else ''} of {size} x {size}"
-
-
-def _cores(threads: int) -> str:
-    return f"{threads} thread{'s' if threads > 1 else ''}"
-
-
-def save(plt: Any, figure: Any, stem: Path) -> list[Path]:
-    """Write a figure as PNG and SVG and close it."""
-    paths = [stem.with_suffix(suffix) for suffix in (".png", ".svg")]
-    for path in paths:
-        figure.savefig(path, dpi=150)
-    plt.close(figure)
-    return paths
-
-
-def pyplot() -> Any:
-    """Return matplotlib's pyplot."""
-    try:
-        from matplotlib import pyplot
-    except ImportError:
-        raise MissingDependencyError(
-            "benchmarks.plot", "matplotlib", "no such package", "Run: pip install 'gbdnn[bench]'"
-        ) from None
-    return pyplot
+def _words(frame: Any) -> str:
+    """Return what all panels have in common."""
+    return ", ".join(_word(n, frame[n].iloc[0]) for n in CASE if frame[n].nunique() == 1)

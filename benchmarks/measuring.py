@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
+import timeit
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -45,7 +45,7 @@ def prepared(job: SweepJob, weights: Sequence[Weight], biases: Sequence[Array]) 
     if job.engine in BACKENDS:
         return engines.prepare(job.engine, job.op, weights, biases, job.threads)
     engine = peers.prepare(job.engine, weights, biases, job.threads)
-    return engines.as_predict(engine) if job.op == "predict" else engine
+    return engines.as_predict(engine) if job.op in ("predict", "no-skip") else engine
 
 
 def measure_engine(
@@ -108,20 +108,14 @@ def make_network(job: SweepJob) -> tuple[list[Weight], list[Array], Array]:
 
 def _best_width(engine: Engine, X: Array) -> int:
     """Try the engine's chunk widths, three calls each after one to warm up."""
-    widths = [len(X), *(width for width in engine.chunks if width < len(X))]
-    if len(widths) == 1:
-        return widths[0]
-    return min(widths, key=lambda width: _quickest(engine, engine.enter(X, width)))
 
-
-def _quickest(engine: Engine, batch: Any) -> float:
-    engine.run(batch)
-    seconds = []
-    for _ in range(3):
-        begin = time.perf_counter()
+    def quickest(width: int) -> float:
+        batch = engine.enter(X, width)
         engine.run(batch)
-        seconds.append(time.perf_counter() - begin)
-    return min(seconds)
+        return min(timeit.repeat(lambda: engine.run(batch), repeat=3, number=1))
+
+    widths = [len(X), *(width for width in engine.chunks if width < len(X))]
+    return min(widths, key=quickest) if len(widths) > 1 else widths[0]
 
 
 def _busy() -> tuple[float, float, float]:
@@ -129,13 +123,13 @@ def _busy() -> tuple[float, float, float]:
     own = os.times()
     whole = 0.0
     with suppress(OSError):
-        user, nice, system = Path("/proc/stat").read_text().split()[1:4]
-        whole = (int(user) + int(nice) + int(system)) / os.sysconf("SC_CLK_TCK")
+        user, nice, system, *_, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+        whole = (user + nice + system + steal) / os.sysconf("SC_CLK_TCK")
     return time.perf_counter(), own.user + own.system, whole
 
 
 def _others(before: tuple[float, float, float], after: tuple[float, float, float]) -> float:
-    """Return how many cores other processes kept busy meanwhile."""
+    """Return how many cores other processes, or other guests of the host, took meanwhile."""
     wall, own, whole = (b - a for a, b in zip(before, after, strict=True))
     return max(whole - own, 0.0) / wall if wall > 0 else 0.0
 

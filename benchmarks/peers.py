@@ -10,6 +10,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,7 +40,10 @@ class Peer:
 
 def missing(engine: str) -> str | None:
     """Return how to get the library of an engine if it is not installed, else None."""
-    peer = PEERS.get(engine.removesuffix("-sampled"))
+    if engine.startswith("onnx"):
+        found = find_spec("onnx") and find_spec("onnxruntime")
+        return None if found else "pip install onnx onnxruntime"
+    peer = PEERS.get("torch-dense" if engine.startswith("torch") else engine)
     return None if peer is None or find_spec(peer.module) else peer.install
 
 
@@ -67,32 +71,36 @@ def _torch_csr(weights: Weights, biases: Sequence[Array], threads: int) -> Engin
         for weight, bias in zip(weights, biases, strict=True)
     ]
 
-    def through(Y: Any) -> Any:
-        for W, b in layers:  # bias first, then beta = 1: faster than adding it to the product
-            Y = torch.addmm(b.expand(W.shape[0], Y.shape[1]), W, Y).relu_()
-        return Y
+    def through(number: int, Y: Array) -> Any:
+        Z = torch.from_numpy(Y)
+        if Z.shape[1] == 1:
+            for W, b in layers:
+                Z = torch.mv(W, Z[:, 0]).add_(b[:, 0]).relu_()[:, None]
+        else:
+            for W, b in layers:  # bias first, then beta = 1: faster than adding it to the product
+                Z = torch.addmm(b.expand(W.shape[0], Z.shape[1]), W, Z).relu_()
+        return Z
 
-    def single(Y: Any) -> Any:
-        y = Y[:, 0]
-        for W, b in layers:
-            y = torch.mv(W, y).add_(b[:, 0]).relu_()
-        return y[:, None]
+    return _by_columns(through, weights, torch.get_num_threads(), torch.inference_mode)
 
-    def enter(X: Array, width: int) -> list[Any]:
-        return [torch.from_numpy(Y) for Y in _cut(X, width)]
 
-    def run(chunks: list[Any]) -> list[Any]:
-        return [single(Y) if Y.shape[1] == 1 else through(Y) for Y in chunks]
+def _by_columns(
+    through: Callable[[int, Array], Any], weights: Weights, threads: int, scope: Any = nullcontext
+) -> Engine:
+    """Return an engine on CSR arrays that takes chunk k through all layers: ``through(k, Y)``."""
+    csr = [_as_csr(weight) for weight in weights]
+    nbytes = sum(W.indptr.nbytes + W.indices.nbytes + W.full_values.nbytes for W in csr)
 
-    nbytes = sum(
-        part.numel() * part.element_size()
-        for W, _ in layers
-        for part in (W.crow_indices(), W.col_indices(), W.values())
-    )
-    return Engine(
-        run, enter, _leave, lambda: nbytes, torch.get_num_threads(), torch.inference_mode,
-        chunks=CHUNKS,
-    )  # fmt: skip
+    def run(chunks: list[Array]) -> list[Any]:
+        return [through(k, Y) for k, Y in enumerate(chunks)]
+
+    def cut(X: Array, width: int) -> list[Array]:
+        return [np.ascontiguousarray(X[k : k + width].T) for k in range(0, len(X), width)]
+
+    def leave(chunks: list[Any]) -> Array:
+        return np.ascontiguousarray(np.concatenate([np.asarray(Z) for Z in chunks], axis=1).T)
+
+    return Engine(run, cut, leave, lambda: nbytes, threads, scope, CHUNKS)
 
 
 def torch_matrix(weight: Weight, values: Any = None) -> Any:
@@ -130,25 +138,21 @@ def _torch_dense(weights: Weights, biases: Sequence[Array], threads: int) -> Eng
 
 
 def _scipy(weights: Weights, biases: Sequence[Array], threads: int) -> Engine:
-    layers, nbytes = _scipy_layers(weights, biases)
+    layers = _scipy_layers(weights, biases)
 
-    def through(Y: Array) -> Array:
+    def through(number: int, Y: Array) -> Array:
         for W, b in layers:
             Y = W @ Y
             Y += b
             np.maximum(Y, 0, out=Y)
         return Y
 
-    return Engine(
-        lambda chunks: [through(Y) for Y in chunks], _cut, _leave, lambda: nbytes, 1, chunks=CHUNKS
-    )
+    return _by_columns(through, weights, 1)
 
 
-def _scipy_layers(weights: Weights, biases: Sequence[Array]) -> tuple[list[Any], int]:
-    """Return csr_array and bias of each layer, and the bytes of the matrices."""
-    matrices = [_as_csr(weight).to_scipy() for weight in weights]
-    nbytes = sum(W.data.nbytes + W.indices.nbytes + W.indptr.nbytes for W in matrices)
-    return [(W, bias[:, None]) for W, bias in zip(matrices, biases, strict=True)], nbytes
+def _scipy_layers(weights: Weights, biases: Sequence[Array]) -> list[Any]:
+    """Return csr_array and bias of each layer."""
+    return [(_as_csr(W).to_scipy(), bias[:, None]) for W, bias in zip(weights, biases, strict=True)]
 
 
 def _mkl(weights: Weights, biases: Sequence[Array], threads: int) -> Engine:
@@ -159,36 +163,21 @@ def _mkl(weights: Weights, biases: Sequence[Array], threads: int) -> Engine:
     from sparse_dot_mkl import dot_product_mkl, mkl_get_max_threads, mkl_set_num_threads
 
     mkl_set_num_threads(threads)
-    layers, nbytes = _scipy_layers(weights, biases)
-    buffers: dict[tuple[int, int], Array] = {}
+    layers = _scipy_layers(weights, biases)
+    buffers: dict[tuple[int, int, int], Array] = {}
 
     def through(number: int, Y: Array) -> Array:
         for k, (W, b) in enumerate(layers):
-            if (number, k) not in buffers:
-                buffers[number, k] = np.empty((W.shape[0], Y.shape[1]), Y.dtype)
-            out = buffers[number, k]
+            key = number, k, Y.shape[1]
+            if key not in buffers:
+                buffers[key] = np.empty((W.shape[0], Y.shape[1]), Y.dtype)
+            out = buffers[key]
             out[...] = b
             dot_product_mkl(W, Y, out=out, out_scalar=1.0)
             Y = np.maximum(out, 0, out=out)
         return Y
 
-    def enter(X: Array, width: int) -> list[Array]:
-        buffers.clear()
-        return _cut(X, width)
-
-    return Engine(
-        lambda chunks: [through(k, Y) for k, Y in enumerate(chunks)], enter, _leave,
-        lambda: nbytes, mkl_get_max_threads(), chunks=CHUNKS,
-    )  # fmt: skip
-
-
-def _cut(X: Array, width: int) -> list[Array]:
-    """Return the samples in chunks of `width`, each neuron-major."""
-    return [np.ascontiguousarray(X[k : k + width].T) for k in range(0, len(X), width)]
-
-
-def _leave(chunks: list[Any]) -> Array:
-    return np.ascontiguousarray(np.concatenate([np.asarray(Z) for Z in chunks], axis=1).T)
+    return _by_columns(through, weights, mkl_get_max_threads())
 
 
 def _as_csr(weight: Weight) -> CSR:

@@ -18,6 +18,7 @@ __all__ = ["COMMAND", "ROOT", "Job", "Record", "environment", "run", "status_byt
 Record = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = (sys.executable, "-P", "-m", "benchmarks.process")  # -P: not what the folder here holds
+ASIDE = ("timing", "folder", "save")  # fields that do not tell jobs apart
 POOLS = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS",
     "NUMBA_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS",
@@ -37,7 +38,7 @@ class Job:
     @property
     def key(self) -> str:
         """What tells jobs apart, as text."""
-        words = [f"{name}={value}" for name, value in asdict(self).items() if name != "timing"]
+        words = [f"{name}={value}" for name, value in asdict(self).items() if name not in ASIDE]
         return " ".join([type(self).__name__, *words])
 
     @property

@@ -9,18 +9,23 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any
 
 from benchmarks import process, store
 from benchmarks.process import Job, Record
 from gbdnn import machine
 from gbdnn.errors import BackendError
 
-__all__ = ["DISTURBED", "grouped", "ignore", "measured", "median_of"]
+__all__ = ["DISTURBED", "doubtful", "grouped", "ignore", "measured", "medians", "spread"]
 
 PACKAGES = (*machine.PACKAGES, "torch", "sparse-dot-mkl", "mkl")
 DISTURBED = 0.1  # cores that other processes kept busy, above which a time is not to be trusted
-J = TypeVar("J", bound=Job)
+
+
+def doubtful(record: Record) -> str:
+    """Return "!" if other programs were busy meanwhile, "~" if the median is uncertain, else ""."""
+    uncertain = record.get("spread", 0) > record.get("timing", {}).get("spread", 1)
+    return "!" * (record.get("others_busy", 0) > DISTURBED) + "~" * uncertain
 
 
 def ignore(_: object) -> None:
@@ -28,18 +33,11 @@ def ignore(_: object) -> None:
 
 
 def measured(
-    jobs: Sequence[J],
-    out: Path | str,
-    *,
-    rounds: int = 1,
-    timeout: float | None = None,
-    fresh: bool = False,
-    disturbed: bool = False,
-    strict: bool = True,
+    jobs: Sequence[Job], out: Path | str, *, rounds: int = 1, timeout: float | None = None,
+    fresh: bool = False, disturbed: bool = False, strict: bool = True,
     accept: Callable[[Record], Record] = lambda record: record,
-    progress: Callable[[int], None] = ignore,
-    report: Callable[[str], None] = ignore,
-) -> list[Record]:
+    progress: Callable[[int], None] = ignore, report: Callable[[str], None] = ignore,
+) -> list[Record]:  # fmt: skip
     """Measure all jobs in turn, `rounds` times, and add their records to ``out/results.jsonl``.
 
     In turn: a machine that drifts meets all of them alike.
@@ -53,7 +51,7 @@ def measured(
     timeout : float, optional
         Seconds after which a process is given up.
     fresh, disturbed : bool
-        Measure again what has a record; or what was measured while other programs were busy.
+        Measure again what has a record; or what is `doubtful`.
     strict : bool
         Raise where a job fails. Else its record has `status` "failed", or "skipped" if it does not
         fit into memory, and a `reason`; it is tried again the next time.
@@ -87,7 +85,7 @@ def measured(
         for record in known.records
         if record.get("status") == "ok"
         and record.get("fingerprint") == setting["fingerprint"]
-        and not (disturbed and record.get("others_busy", 0) > DISTURBED)
+        and not (disturbed and doubtful(record))
     }
     todo = [(number, job) for number in range(1, rounds + 1) for job in jobs]
     reused = 0 if fresh else sum((job.key, number) in done for number, job in todo)
@@ -129,6 +127,15 @@ def grouped(records: Iterable[Record], *names: str) -> dict[tuple[Any, ...], lis
     return found
 
 
-def median_of(records: Iterable[Record], name: str) -> float:
-    """Return the median of a field."""
-    return float(median(record[name] for record in records))
+def medians(records: Iterable[Record], keys: Sequence[str], name: str) -> list[Record]:
+    """Return of each case its first record, with the median of a field, and all values of it."""
+    found = []
+    for runs in grouped(records, *keys).values():
+        values = [run[name] for run in runs]
+        found.append(runs[0] | {name: float(median(values)), f"all_{name}": values})
+    return found
+
+
+def spread(middle: float, values: Sequence[float], form: str) -> str:
+    """Return a median or mean with the smallest and the largest value, in a number format."""
+    return f"{middle:{form}} ({min(values):{form}} to {max(values):{form}})"

@@ -38,13 +38,14 @@ def read(folder: Path | str) -> Results:
     except OSError as error:
         raise InputError("out", f"a folder with a readable {NAME}", _why(path, error)) from error
     for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        record = _parse(line)
-        if record is None:
+        try:
+            record = json.loads(line or b"{}")
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
             last = ", the last" if number == len(lines) else ""
             damaged.append(f"{path}: line {number}{last} is damaged and left out")
-        else:
+        elif record:
             records.append(record)
     return Results(records, damaged)
 
@@ -66,9 +67,8 @@ def append(folder: Path | str, record: Record) -> None:
                 stream.seek(size - 1)
                 line = line if stream.read(1) == b"\n" else b"\n" + line
             try:
-                written = 0
-                while written < len(line):
-                    written += stream.write(line[written:])
+                while line:
+                    line = line[stream.write(line) :]
                 os.fsync(stream.fileno())
             except OSError:
                 stream.truncate(size)
@@ -121,20 +121,9 @@ def load(folder: Path | str) -> Any:
             "folder", f"results in {Path(folder) / NAME}", "none",
             "Measure first: gbdnn bench sweep --out FOLDER",
         )  # fmt: skip
-    latest = {
-        (record.get("key", k), record.get("round")): record
-        for k, record in enumerate(found.records)
-    }
+    latest = {(r.get("key", k), r.get("round")): r for k, r in enumerate(found.records)}
     frame = pd.json_normalize(list(latest.values()))
     return frame.map(lambda v: "; ".join(map(str, v)) if isinstance(v, list) else v)
-
-
-def _parse(line: bytes) -> Record | None:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) else None
 
 
 def _unwritable(path: Path, error: OSError) -> InputError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks import process
 from benchmarks.process import Job, Record
-from benchmarks.rounds import ignore, measured
+from benchmarks.rounds import measured
 from benchmarks.timing import Timing
 from gbdnn import checks, machine
 from gbdnn.errors import MemoryBudgetError, choose
@@ -21,6 +21,7 @@ OPS = {
     "affine": "h(W Y + b) on the whole neuron-major batch; of gbdnn the bare backend",
     "forward": "neuron-major batch in and out; of gbdnn with the tile executor, nothing skipped",
     "predict": "(n_samples, features) in and out, all conversions included, as a user calls it",
+    "no-skip": "the same with skip=False; of other libraries the same",
 }
 BIASES = {"mixed": (-0.1, 0.1), "zero": (0.0, 0.0), "negative": (-0.1, 0.0), "positive": (0.0, 0.1)}
 """Bounds between which biases are drawn; skipping has to look at networks without positive ones."""
@@ -37,7 +38,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "mlp": {
         "sizes": (2048,), "densities": (0.2, 0.1, 0.05, 0.03, 0.01),
-        "batches": (1, 16, 64, 256, 1024), "layers": 4,
+        "batches": (1, 16, 64, 256, 1024), "layers": 4, "ops": ("predict",),
+        "biases": ("mixed", "zero", "negative", "positive"),
     },
 }  # fmt: skip
 
@@ -143,40 +145,25 @@ _GENERATE = 40  # of sorting int64 places, per weight of one layer
 
 
 def grid(
-    engines: Iterable[str],
-    *,
-    sizes: Sequence[int],
-    densities: Sequence[float],
-    batches: Sequence[int],
-    layers: int = 1,
-    ops: Sequence[str] = ("forward",),
-    biases: Sequence[str] = ("mixed",),
-    **options: Any,
-) -> list[SweepJob]:
+    engines: Iterable[str], *, sizes: Sequence[int], densities: Sequence[float],
+    batches: Sequence[int], layers: int = 1, ops: Sequence[str] = ("forward",),
+    biases: Sequence[str] = ("mixed",), **options: Any,
+) -> list[SweepJob]:  # fmt: skip
     """Return all combinations; the engines of one case stand side by side.
 
     `options` are the other fields of `SweepJob`, `threads` among them.
     """
+    names = ("op", "size", "bias", "density", "batch", "engine")
+    cases = product(ops, sizes, biases, densities, batches, list(engines))
     return [
-        SweepJob(engine=engine, op=op, size=size, layers=layers, density=density, batch=batch,
-                 bias=bias, **options)
-        for op, size, bias, density, batch, engine in product(
-            ops, sizes, biases, densities, batches, engines
-        )
-    ]  # fmt: skip
+        SweepJob(layers=layers, **dict(zip(names, case, strict=True)), **options) for case in cases
+    ]
 
 
 def sweep(
-    jobs: Sequence[SweepJob],
-    out: Path | str,
-    *,
-    timeout: float = 900.0,
-    fresh: bool = False,
-    disturbed: bool = False,
-    progress: Callable[[int], None] = ignore,
-    report: Callable[[str], None] = ignore,
+    jobs: Sequence[SweepJob], out: Path | str, *, timeout: float = 900.0, **options: Any
 ) -> list[Record]:
-    """Measure jobs and add their records to ``out/results.jsonl``; see `measured`.
+    """Measure jobs and add their records to ``out/results.jsonl``; `options` are `measured`'s.
 
     Returns
     -------
@@ -204,10 +191,7 @@ def sweep(
             limits[dtype] = process.run(probe, 120)
         return record | _fraction(record, limits[dtype])
 
-    return measured(
-        jobs, out, timeout=timeout, fresh=fresh, disturbed=disturbed, strict=False,
-        accept=with_limit, progress=progress, report=report,
-    )  # fmt: skip
+    return measured(jobs, out, timeout=timeout, strict=False, accept=with_limit, **options)
 
 
 def _refuse_impossible(jobs: Sequence[SweepJob]) -> None:

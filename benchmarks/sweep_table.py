@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
+from rich.console import Console
+from rich.table import Table
 
 from benchmarks.process import Record
-from benchmarks.rounds import DISTURBED, grouped
-from benchmarks.tables import terminal
+from benchmarks.rounds import doubtful, grouped
 
 __all__ = ["show", "text_of"]
 
@@ -43,8 +44,12 @@ def show(records: Sequence[Record], *, wide: bool) -> None:
         times = [f"[bold]{text}[/bold]" if engine == fastest else text
                  for engine, text in zip(engines, times, strict=True)]  # fmt: skip
         rows.append([*map(_plain, case), *times])
-    width = 66 + 26 * len(engines) if wide else None
-    terminal("median time in ms", [*heads, *engines], rows, width=width)
+    table = Table(title="median time in ms", title_justify="left")
+    for head in (*heads, *engines):
+        table.add_column(head, justify="right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=66 + 26 * len(engines) if wide else None).print(table)
     for line in _notes(records, present):
         click.echo(line)
 
@@ -62,21 +67,14 @@ def text_of(record: Record | None, row: Mapping[str, Record], references: Sequen
             ratios.append("-")
         else:
             ratios.append(f"{_short(other['seconds'] / record['seconds'], 2)}x")
-    text = f"{marks(record)}{_short(record['seconds'] * 1e3, 3)}"
+    text = f"{doubtful(record)}{_short(record['seconds'] * 1e3, 3)}"
     return f"{text} ({' '.join(ratios)})" if ratios else text
-
-
-def marks(record: Record) -> str:
-    """Return the signs of `NOTES` for what makes a time doubtful."""
-    uncertain = record["spread"] > record["timing"]["spread"]
-    disturbed = record["others_busy"] > DISTURBED
-    return "~" * bool(uncertain) + "!" * bool(disturbed)
 
 
 def _notes(records: Sequence[Record], present: Sequence[str]) -> Iterator[str]:
     if present:
         yield f"In brackets: how many times as fast as {' and '.join(present)}."
-    shown = "".join(marks(record) for record in records if record["status"] == "ok")
+    shown = "".join(doubtful(record) for record in records if record["status"] == "ok")
     yield from (f"{sign}: {meaning}" for sign, meaning in NOTES.items() if sign in shown)
     for record in records:
         if record["status"] != "ok":

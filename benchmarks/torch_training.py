@@ -1,9 +1,11 @@
-"""A training step in torch, each way in its best form: dense, and two with CSR weights.
+"""A training step in torch, each way in its best form: dense, two with CSR weights, and gbdnn's.
 
 - ``torch-dense``: `torch.nn.Linear`, all places trained, batch-major.
 - ``torch-csr``: `torch.sparse.mm` on a CSR tensor and torch's own backward pass.
 - ``torch-csr-sampled``: what a user of torch can write: an autograd function whose backward pass
   keeps W^T as a second CSR tensor and calls `torch.sparse.sampled_addmm`.
+
+- ``torch-gbdnn``: `gbdnn.torch.SparseLinear`, batch-major: gbdnn's products under torch's autograd.
 
 Adam is torch's fused one. CSR weights are trained through their vector of values, since torch's
 optimizers do not take CSR parameters.
@@ -12,6 +14,7 @@ optimizers do not take CSR parameters.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,15 +41,14 @@ def prepare(job: TrainingJob) -> tuple[Step, Callable[[], int]]:
     X, y = map(torch.from_numpy, job.samples())
     inputs: Any = torch.chunk(X, BATCHES)
     targets = torch.chunk(y, BATCHES)
-    if job.engine != "torch-dense":
+    if job.engine in ("torch-csr", "torch-csr-sampled"):
         inputs = tuple(part.T.contiguous() for part in inputs)
     model = MODELS[job.engine](torch, job.weights())
     optimizer = torch.optim.Adam(model.parameters, lr=RATE, fused=True)
-    turn = 0
+    turn = count()
 
     def step() -> float:
-        nonlocal turn
-        k, turn = turn % BATCHES, turn + 1
+        k = next(turn) % BATCHES
         optimizer.zero_grad(set_to_none=True)
         model.begin()
         loss: Any = torch.nn.functional.cross_entropy(model.forward(inputs[k]), targets[k])
@@ -63,30 +65,54 @@ def prepare(job: TrainingJob) -> tuple[Step, Callable[[], int]]:
     return step, state_bytes
 
 
-class _Dense:
+class _Model:
+    """Parameters, tensors besides, and what surrounds a pass; here nothing."""
+
+    def begin(self) -> None:
+        """Prepare the forward pass."""
+
+    def end(self) -> None:
+        """Bring the gradients to where the optimizer looks."""
+
+
+class _Dense(_Model):
     """W and its gradient full."""
 
     def __init__(self, torch: Any, weights: list[CSR]) -> None:
         layers: list[Any] = []
         for weight in weights:
-            rows, columns = weight.shape
-            linear = torch.nn.Linear(columns, rows)
+            linear = torch.nn.Linear(*weight.shape[::-1])
             with torch.no_grad():
                 linear.weight.copy_(torch.from_numpy(weight.to_dense(allow_dense=True)))
                 linear.bias.zero_()
             layers += [linear, torch.nn.ReLU()]
         self.forward = torch.nn.Sequential(*layers[:-1])
-        self.parameters = list(self.forward.parameters())
-        self.more: list[Any] = []
-
-    def begin(self) -> None:
-        """Nothing to prepare."""
-
-    def end(self) -> None:
-        """The gradients are where the optimizer looks."""
+        self.parameters, self.more = list(self.forward.parameters()), []
 
 
-class _CSR:
+class _Layers(_Model):
+    """gbdnn's sparse layers in place of torch's."""
+
+    def __init__(self, torch: Any, weights: list[CSR]) -> None:
+        from gbdnn.torch import SparseLinear
+
+        layers: list[Any] = []
+        for weight in weights:
+            bias = np.zeros(weight.shape[0], np.float32)
+            layers += [SparseLinear.from_csr(weight, bias), torch.nn.ReLU()]
+        self.forward = torch.nn.Sequential(*layers[:-1])
+        self.parameters, self.torch = list(self.forward.parameters()), torch
+        self.layers = layers[::2]
+
+    @property
+    def more(self) -> list[Any]:
+        """The buffers, and what the backend made of them beside the values."""
+        forms = [layer.form(layer.values) for layer in self.layers]
+        made = [np.zeros(form.nbytes - form.values.nbytes, np.uint8) for form in forms]
+        return [*self.forward.buffers(), *map(self.torch.from_numpy, made)]
+
+
+class _CSR(_Model):
     """CSR tensors over the vectors of values that the optimizer changes."""
 
     def __init__(self, torch: Any, weights: list[CSR]) -> None:
@@ -98,7 +124,6 @@ class _CSR:
         self.more = [part for matrix in self.matrices for part in _index(matrix)]
 
     def begin(self) -> None:
-        """Watch the matrices."""
         for matrix in self.matrices:
             matrix.grad = None
             matrix.requires_grad_()
@@ -114,7 +139,6 @@ class _CSR:
         return Y.T
 
     def end(self) -> None:
-        """Show the optimizer the gradients of the values."""
         for values, matrix in zip(self.values, self.matrices, strict=True):
             values.grad = matrix.grad.values()
 
@@ -124,31 +148,24 @@ class _Sampled(_CSR):
 
     def __init__(self, torch: Any, weights: list[CSR]) -> None:
         super().__init__(torch, weights)
-        self.transposed, self.orders = [], []
-        for weight in weights:
+        self.transposed = []  # W^T, and where its values stand in W's
+        for weight, values in zip(weights, self.values, strict=True):
             flipped, order = transpose(weight)
-            values = torch.from_numpy(np.array(flipped.full_values))
-            self.transposed.append(torch_matrix(flipped, values))
-            self.orders.append(torch.from_numpy(order.astype(np.int64)))
-            self.more += [*_index(self.transposed[-1]), values, self.orders[-1]]
-        for values in self.values:
+            matrix = torch_matrix(flipped, torch.from_numpy(np.array(flipped.full_values)))
+            self.transposed.append((matrix, torch.from_numpy(order.astype(np.int64))))
+            self.more += [*_index(matrix), matrix.values(), self.transposed[-1][1]]
             values.requires_grad_()
         self.function = _function(torch)
 
     def begin(self) -> None:
-        """Bring W^T up to date."""
         with self.torch.no_grad():
-            for values, matrix, order in zip(
-                self.values, self.transposed, self.orders, strict=True
-            ):
+            for values, (matrix, order) in zip(self.values, self.transposed, strict=True):
                 self.torch.index_select(values, 0, order, out=matrix.values())
 
     def product(self, k: int, Y: Any) -> Any:
-        """Return W Y."""
-        return self.function.apply(self.values[k], self.matrices[k], self.transposed[k], Y)
+        return self.function.apply(self.values[k], self.matrices[k], self.transposed[k][0], Y)
 
-    def end(self) -> None:
-        """The gradients are where the optimizer looks."""
+    end = _Model.end  # autograd writes the gradients of the values themselves
 
 
 def _function(torch: Any) -> Any:
@@ -172,4 +189,7 @@ def _index(matrix: Any) -> list[Any]:
     return [matrix.crow_indices(), matrix.col_indices()]
 
 
-MODELS: dict[str, Any] = {"torch-csr": _CSR, "torch-csr-sampled": _Sampled, "torch-dense": _Dense}
+MODELS: dict[str, Any] = {
+    "torch-csr": _CSR, "torch-csr-sampled": _Sampled, "torch-dense": _Dense,
+    "torch-gbdnn": _Layers,
+}  # fmt: skip

@@ -9,29 +9,34 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count, pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 
 from benchmarks.process import Job, Record
-from benchmarks.rounds import grouped, measured, median_of
-from benchmarks.tables import markdown, origin
+from benchmarks.rounds import grouped, measured, medians, spread
 from benchmarks.timing import Timing, measure
 from gbdnn import checks
 from gbdnn.backends import BACKENDS
+from gbdnn.challenge.table import markdown_table, origin
 from gbdnn.errors import BackendError, InputError, choose
 from gbdnn.types import Array
 from gbdnn.weights import CSR
 
-__all__ = ["ENGINES", "PEERS", "PRODUCTS", "TrainingJob", "compare", "report"]
+__all__ = ["PEERS", "PRODUCTS", "TrainingJob", "compare", "engines", "jobs", "report"]
 
-PEERS = ("torch-csr", "torch-csr-sampled", "torch-dense")
-ENGINES = ("fused", "torch-dense", "torch-csr", "torch-csr-sampled")
+PEERS = ("torch-csr", "torch-csr-sampled", "torch-dense", "torch-gbdnn")
 PRODUCTS = ("forward", "input gradient", "weight gradient")
 BATCHES = 2  # different mini-batches, taken in turn
 AGREE = 1e-3  # relative difference of losses that is put down to rounding
 RATE = 1e-4  # learning rate
 KEPT = 8  # losses of the first steps that a record has
+
+
+def engines() -> list[str]:
+    """Return what can be compared: gbdnn's backends and ways to train with torch."""
+    return [*BACKENDS, *PEERS]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +65,7 @@ class TrainingJob(Job):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))
-        choose("engine", self.engine, [*BACKENDS, *PEERS])
+        choose("engine", self.engine, engines())
         if len(self.widths) < 2 or min(self.widths) < 1:
             raise InputError("widths", "two or more numbers from 1 up", repr(self.widths))
         checks.fraction("sparsity", self.sparsity)
@@ -97,11 +102,10 @@ class TrainingJob(Job):
         """
         from gbdnn.machine import peak_rss_bytes
 
-        training = None
         if self.engine in PEERS:
-            from benchmarks import torch_training
+            from benchmarks.torch_training import prepare
 
-            step, state_bytes = torch_training.prepare(self)
+            step, state_bytes = prepare(self)
         else:
             training, batches = self._training()
             turn = count()
@@ -115,13 +119,11 @@ class TrainingJob(Job):
         losses: list[float] = []
         timed = measure(lambda: losses.append(step()), Timing.fixed(5, self.seconds))
         record = {
-            "step_ms": timed.seconds * 1e3,
-            "steps": len(losses),
-            "losses": losses[:KEPT],
+            "step_ms": timed.seconds * 1e3, "steps": len(losses), "losses": losses[:KEPT],
             "nnz": sum(round((1 - self.sparsity) * a * b) for a, b in pairwise(self.widths)),
             "state_bytes": state_bytes(),
-        }
-        if training is not None:
+        }  # fmt: skip
+        if self.engine not in PEERS:
             record["products"] = self._products(training.model)
         return record | {"peak_rss_bytes": peak_rss_bytes()}
 
@@ -196,31 +198,29 @@ class TrainingJob(Job):
         return f"{what}: {record['step_ms']:.2f} ms a step"
 
 
-def compare(
-    out: Path, *, sparsities: Sequence[float] = (0.8, 0.9, 0.98), engines: Sequence[str] = ENGINES,
-    threads: int = 2, widths: Sequence[int] = (1024, 4096, 4096, 10), batch: int = 256,
-    seed: int = 0, seconds: float = 2.0, **options: Any,
-) -> list[Record]:  # fmt: skip
-    """Time all engines at each sparsity, in turn, several rounds.
+def jobs(sparsities: Sequence[float], engines: Sequence[str], **settings: Any) -> list[TrainingJob]:
+    """Return a job for each engine at each sparsity; `settings` are its other fields."""
+    return [
+        TrainingJob(engine=engine, sparsity=sparsity, **settings)
+        for sparsity in sparsities
+        for engine in engines
+    ]
+
+
+def compare(jobs: Sequence[TrainingJob], out: Path, **options: Any) -> list[Record]:
+    """Time all jobs in turn, `measured` with its options.
 
     Returns
     -------
     list of dict
         For each sparsity and engine the median step in ms over the rounds, all of them, the state
-        in bytes, and for gbdnn's backends the median rates of the three products. `options` are
-        those of `measured`; all records are in `out`.
+        in bytes, and for gbdnn's backends the median rates of the three products.
 
     Raises
     ------
     BackendError
         If an engine fails, or its first loss is not the others'.
     """
-    jobs = [
-        TrainingJob(engine=engine, sparsity=sparsity, threads=threads, widths=tuple(widths),
-                    batch=batch, seed=seed, seconds=seconds)
-        for sparsity in sparsities
-        for engine in engines
-    ]  # fmt: skip
     losses: dict[float, float] = {}
 
     def check_loss(record: Record) -> Record:
@@ -232,18 +232,14 @@ def compare(
             raise BackendError(record["engine"], expected, f"{loss:.6g}")
         return record
 
+    keys = ("sparsity", "engine")
     records = measured(jobs, out, accept=check_loss, **options)
-    return [_summary(runs) for runs in grouped(records, "sparsity", "engine").values()]
-
-
-def _summary(runs: Sequence[Record]) -> Record:
-    found = runs[0] | {
-        "step_ms": median_of(runs, "step_ms"), "all_step_ms": [run["step_ms"] for run in runs]
-    }  # fmt: skip
-    if "products" in found:
-        products = [run["products"] for run in runs]
-        found["products"] = {name: median_of(products, name) for name in products[0]}
-    return found
+    cases = medians(records, keys, "step_ms")
+    for case, runs in zip(cases, grouped(records, *keys).values(), strict=True):
+        for name in case.get("products", ()):
+            values = [run["products"][name] for run in runs]
+            case["products"] = case["products"] | {name: float(median(values))}
+    return cases
 
 
 def report(cases: Sequence[Record]) -> str:
@@ -252,23 +248,23 @@ def report(cases: Sequence[Record]) -> str:
     others = [name for name in PEERS if any(engine == name for _, engine in found)]
     steps, products = [], []
     for (sparsity, engine), case in found.items():
-        head, times = [f"{sparsity:.2%}", engine], case["all_step_ms"]
-        other_ms = [found[sparsity, name]["step_ms"] for name in others]
+        head, ms = [f"{sparsity:.2%}", engine], case["step_ms"]
         steps.append([
             *head,
-            f"{case['step_ms']:.1f} ({min(times):.1f} to {max(times):.1f})",
-            *(f"{ms / case['step_ms']:.3g}" for ms in other_ms),
+            spread(ms, case["all_step_ms"], ".1f"),
+            *(f"{found[sparsity, name]['step_ms'] / ms:.3g}" for name in others),
             f"{case['state_bytes'] / case['nnz']:.1f}",
         ])  # fmt: skip
         if rates := case.get("products"):
-            parts = [f"{rates['roofline']:.0%}", f"{rates['products_ms'] / case['step_ms']:.0%}"]
+            parts = [f"{rates['roofline']:.0%}", f"{rates['products_ms'] / ms:.0%}"]
             products.append([*head, *(f"{rates[name]:.1f}" for name in PRODUCTS), *parts])
-    times_of = [f"times {name}" for name in others]
-    step_heads = ["sparsity", "engine", "ms a step (min to max)", *times_of, "bytes a non-zero"]
+    step_heads = ["sparsity", "engine", "ms a step (min to max)",
+                  *(f"times {name}" for name in others), "bytes a non-zero"]  # fmt: skip
     product_heads = ["sparsity", "engine", *PRODUCTS, "of L2's rate", "of the step"]
     first = cases[0]
     return (
-        f"{markdown(step_heads, steps, left=2)}\n{markdown(product_heads, products, left=2)}\n"
+        f"{markdown_table(step_heads, steps, left=2)}\n"
+        f"{markdown_table(product_heads, products, left=2)}\n"
         f"MLP {'-'.join(map(str, first['widths']))}, batch {first['batch']}, forward + backward + "
         f"Adam; medians of {len(first['all_step_ms'])} rounds, engines in turn, one process each. "
         "Bytes: weights in all forms, gradients and Adam's state, without activations. Products "

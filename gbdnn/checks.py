@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from importlib import import_module
 from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from gbdnn.errors import DtypeError, InputError, choose
+from gbdnn.errors import DtypeError, InputError, MissingDependencyError, choose
 
 __all__ = [
-    "count", "entry", "fraction", "generator_or_seed", "not_negative", "positive", "within",
+    "count", "entry", "fraction", "generator_or_seed", "not_negative", "package", "positive",
+    "within",
 ]  # fmt: skip
 
 
@@ -82,6 +84,20 @@ def entry(name: str, value: Any, table: Mapping[str, Any], *members: str) -> Any
         got = repr(value) if isinstance(value, type) else type(value).__name__
         raise DtypeError(name, f"one of {known}, or an object with {', '.join(members)}", got)
     return value
+
+
+def package(name: str, what: str, extra: str) -> Any:
+    """Import and return an optional package that `what` needs and an extra of gbdnn installs.
+
+    Raises
+    ------
+    MissingDependencyError
+    """
+    try:
+        return import_module(name)
+    except ImportError:
+        fix = f"Install it: pip install 'gbdnn[{extra}]'."
+        raise MissingDependencyError(what, f"the package {name}", "none", fix) from None
 
 
 def _is_number(value: Any) -> bool:

@@ -14,6 +14,7 @@
     ├── DataUnavailableError  (OSError)       data could neither be found nor downloaded
     ├── MissingDependencyError(ImportError)   an optional package is not installed
     ├── BackendError          (RuntimeError)  a library below failed; says layer, shapes, dtypes
+    │   └── WorkerError                       ... or a worker, or a rank, of several processes
     └── DivergenceError       (ArithmeticError) a training left the finite numbers
 
     TrainingInterrupted       (KeyboardInterrupt) Ctrl-C during a training
@@ -42,6 +43,7 @@ __all__ = [
     "SparseFormatError",
     "TrainingInterrupted",
     "UnknownNameError",
+    "WorkerError",
     "choose",
 ]
 
@@ -61,7 +63,10 @@ class GbdnnError(Exception):
 
     def __init__(self, argument: str, expected: str, got: str, fix: str = "") -> None:
         self.argument, self.expected, self.got, self.fix = argument, expected, got, fix
-        super().__init__(argument, expected, got, fix)  # keeps pickling between processes intact
+        super().__init__(argument, expected, got, fix)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # between processes; Dask would guess otherwise
+        return type(self), (self.argument, self.expected, self.got, self.fix), self.__dict__
 
     def __str__(self) -> str:
         text = f"{self.argument}: expected {self.expected}, got {self.got}."
@@ -118,7 +123,24 @@ class BackendError(GbdnnError, RuntimeError):
     """A library underneath failed."""
 
 
-class DivergenceError(GbdnnError, ArithmeticError):
+class WorkerError(BackendError):
+    """Workers of an executor, or ranks of a training, were lost.
+
+    Attributes
+    ----------
+    done : tuple of (int, int)
+        The rows, from .. to, of which there are results.
+    """
+
+    def __init__(
+        self, argument: str, expected: str, got: str, fix: str = "", *,
+        done: Iterable[tuple[int, int]] = (),
+    ) -> None:  # fmt: skip
+        super().__init__(argument, expected, got, fix)
+        self.done = tuple(done)
+
+
+class DivergenceError(GbdnnError, ArithmeticError, ValueError):
     """A loss or gradient is not finite; `result` is the training before that step."""
 
     def __init__(

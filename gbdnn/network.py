@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-import threading
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from gbdnn import checks
 from gbdnn.backends import get_backend
 from gbdnn.backends.base import Backend
+from gbdnn.backends.workers import apart
+from gbdnn.compaction import compacted
 from gbdnn.data.inputs import SequenceInputs, as_inputs
-from gbdnn.errors import (
-    DtypeError,
-    FileFormatError,
-    InputError,
-    MemoryBudgetError,
-    ShapeError,
-    choose,
-)
-from gbdnn.execution import executor
+from gbdnn.errors import DtypeError, FileFormatError, InputError, choose
+from gbdnn.execution import executor, skipping, streaming
+from gbdnn.execution.first import FirstOfSparse, suits
 from gbdnn.execution.source import ArraySink, Source
 from gbdnn.execution.steps import Compiled, Step, compiled, grouped, prepared_step
-from gbdnn.interchange.models import load_layers, save_layers
-from gbdnn.layers import Layer, activation
-from gbdnn.machine import available_bytes, check_threads
-from gbdnn.progress import bar
+from gbdnn.files.tensors import read_tensors
+from gbdnn.interchange.models import from_tensors, save_layers
+from gbdnn.layers import Layer
+from gbdnn.layers.chain import chained, features
+from gbdnn.machine import check_threads
+from gbdnn.machine.locks import lock_of
+from gbdnn.progress import shown
 from gbdnn.summary import Summary, summarised
 from gbdnn.types import Array, FilePath
 from gbdnn.weights import Weight
 
-__all__ = ["Network", "load"]
+__all__ = ["Network", "check_network", "load", "network_of"]
 
 
 class Network(Source):
@@ -60,6 +61,8 @@ class Network(Source):
         Bytes of weights and biases as the layers hold them.
     depth, widest : int
         Number of layers with weights; largest number of features anywhere.
+    one_row : bool
+        Of a sequence there is one result, not one for each time step.
 
     Raises
     ------
@@ -72,27 +75,38 @@ class Network(Source):
     def __init__(
         self, layers: Iterable[Layer | str], *, metadata: Mapping[str, Any] | None = None
     ) -> None:
-        self.layers = tuple(_as_layer(layer, k) for k, layer in enumerate(_listed(layers)))
-        _check_chain(self.layers)
+        self.layers = chained(layers)
         groups = list(grouped(self.layers))
         self._groups = [layers for _, layers in groups]
         firsts = [layers[0] for layers in self._groups]
-        self.in_features, self.out_features = _features(firsts[0])[0], _features(firsts[-1])[1]
+        self.in_features, self.out_features = features(firsts[0])[0], features(firsts[-1])[1]
         self.dtype = next(layer.dtype for layer in self.layers if layer.dtype is not None)
         self.edges = sum(layer.edges for layer in self.layers)
         self.nbytes = sum(layer.nbytes for layer in self.layers)
         self.depth = len(groups)
-        self.widest = max(self.in_features, *(_features(layer)[1] for layer in firsts))
+        self.widest = max(self.in_features, *(features(layer)[1] for layer in firsts))
+        self.one_row = any(layer.one_row for layer in self.layers)
         self.metadata = dict(metadata or {})
         self._steps: dict[str, list[Step]] = {}
+        self._behind: tuple[Any, Network | None] | None = None
         self._compiled: dict[str, Compiled | None] = {}
-        self._lock = threading.Lock()
+        self._lock = lock_of(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuilt, (self.layers, self.metadata)  # what backends prepared is made again
 
     def __repr__(self) -> str:
         return f"Network({', '.join(map(repr, self.layers))})"
+
+    def _repr_html_(self) -> str:
+        return self.summary()._repr_html_()
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __getitem__(self, key: int | slice) -> Any:
+        """Return a layer, or for a slice the network of some layers, without metadata."""
+        return Network(self.layers[key]) if isinstance(key, slice) else self.layers[key]
 
     @property
     def parameters(self) -> dict[str, Weight | Array]:
@@ -152,6 +166,7 @@ class Network(Source):
             Only this backend's; default all.
         """
         with self._lock:
+            self._behind = None
             for name in list(self._steps) if backend is None else [backend]:
                 self._steps.pop(name, None)
                 self._compiled.pop(name, None)
@@ -180,6 +195,7 @@ class Network(Source):
         self,
         X: Any,
         *,
+        lengths: Any = None,
         backend: str = "fused",
         batch_size: int | None = None,
         threads: int | None = None,
@@ -193,7 +209,10 @@ class Network(Source):
         ----------
         X : array_like or scipy sparse, shape (n_samples, in_features), or sequences
             Any real dtype and memory order; never modified, a sparse batch is never copied or made
-            dense. Sequences are a list of ndarrays of shape (time_i, in_features).
+            dense. Sequences are a list of ndarrays of shape (time_i, in_features), or padded,
+            (n_samples, time, in_features).
+        lengths : array_like of int, shape (n_samples,), optional
+            Time steps of each padded sequence; default all. What is behind them does not count.
         backend : str
             "fused", "graphblas", "graphblas-reference", "dense" or "auto", which picks one for each
             layer by a fixed rule (`gbdnn.backends.auto`).
@@ -202,8 +221,8 @@ class Network(Source):
         threads : int, optional
             Default all cores.
         progress : bool or callable
-            True draws a bar on standard error; a callable gets the number of (sample, step)
-            pairs just done, from any thread.
+            True shows a bar on standard error, without a terminal lines; a callable gets the number
+            of (sample, step) pairs just done, from any thread.
         check_finite : bool
             Refuse NaN and infinity in X. Without the check they spread as the backend's arithmetic
             has it; a sparse weight does not multiply its absent entries.
@@ -213,7 +232,8 @@ class Network(Source):
         Returns
         -------
         ndarray of `self.dtype`, shape (n_samples, out_features), C-contiguous
-            For sequences a list of arrays of shape (time_i, out_features).
+            For sequences a list of arrays of shape (time_i, out_features), for padded ones the
+            padded array, zeros behind ends; if a layer makes one row of each, as for samples.
 
         Raises
         ------
@@ -230,26 +250,72 @@ class Network(Source):
         the first call and kept until `release`.
         """
         chosen = get_backend(backend)
-        inputs = as_inputs(X, self.in_features, self.dtype, finite=check_finite, later=True)
-        out = _output(inputs.rows, self.out_features, self.dtype)
+        inputs: Any = as_inputs(X, self.in_features, self.dtype, finite=check_finite, later=True,
+                                lengths=lengths, one_row=self.one_row)  # fmt: skip
+        out = executor.result_array(inputs.rows, self.out_features, self.dtype)
         options: dict[str, Any] = {
             "backend": chosen,
             "threads": check_threads(threads),
-            "width": _check_batch_size(batch_size),
+            "width": None if batch_size is None else checks.count("batch_size", batch_size),
             "skip": skip,
         }
         sink = ArraySink(out)
-        if not isinstance(progress, bool) and not callable(progress):
-            raise DtypeError("progress", "True, False or a callable", repr(progress))
-        if progress is True:
-            with bar("predict", inputs.count * self.depth) as advance:
-                executor.run(self, inputs, sink, progress=advance, **options)
-        else:
-            executor.run(self, inputs, sink, progress=progress or None, **options)
+        source: Source | None = self
+        if chosen.computes_sparse_first and suits(self._groups[0], inputs):
+            source, inputs = self._behind_first(inputs)
+        with shown("predict", inputs.count * self.depth, progress) as advance:
+            if source is not self and advance:
+                advance(inputs.count)
+            if source is None:
+                inputs.write_to(sink)
+            else:
+                executor.run(source, inputs, sink, progress=advance, **options)
         return inputs.split(out) if isinstance(inputs, SequenceInputs) else out
+
+    __call__ = predict
+
+    def step(
+        self, x: Any, state: streaming.State | None = None, *, backend: str = "fused",
+        threads: int | None = None,
+    ) -> tuple[Array, streaming.State]:  # fmt: skip
+        """Return (y, state) for the next time step x, shape (n_samples, in_features), of sequences.
+
+        `state` is what the step before returned, None before the first one; it is not changed. On
+        one thread all y together are what `predict` gives for the whole sequences, bit for bit.
+
+        Raises
+        ------
+        InputError, ShapeError, DtypeError
+            Also for a layer that needs whole sequences, and a state of another network or batch.
+        """
+        inputs = as_inputs(x, self.in_features, self.dtype)
+        return streaming.step(self, inputs, state, get_backend(backend), check_threads(threads))
+
+    def warm_up(self, backend: str = "fused") -> None:
+        """Do beforehand what only the first `predict` does, and what threads and forks then share.
+
+        The backend's form of the weights is made, and compiled code is loaded from the disk cache,
+        or compiled if it is not there: some ten seconds, once on a machine. See docs/deployment.md.
+        """
+        chosen = get_backend(backend)
+        self.compiled(chosen)
+        self.predict(np.zeros((1, self.in_features), self.dtype), backend=backend)
+        skipping.warm_up(chosen, self.dtype)
+
+    def _behind_first(self, inputs: Any) -> tuple[Network | None, FirstOfSparse]:
+        """Return the network behind its first layer, None if that is all, and its inputs."""
+        first = self._groups[0]
+        with self._lock:
+            if self._behind is None:
+                rest = self.layers[len(first) :]
+                self._behind = FirstOfSparse.transpose(first[0]), Network(rest) if rest else None
+            transposed, network = self._behind
+        return network, FirstOfSparse(inputs, first, transposed)
 
     def summary(self, backend: str | None = None) -> Summary:
         """Return a table of the layers: shape, non-zeros, density, bytes, edges.
+
+        A last line says when `gbdnn.compact` would make the network smaller. O(nnz).
 
         Parameters
         ----------
@@ -265,7 +331,14 @@ class Network(Source):
                                         for name in layer.weight_names))
                 for layer in self.layers
             ]  # fmt: skip
-        return summarised(self.layers, engines)
+        report = compacted(self.layers)[1]
+        note = ""
+        if report.neurons or report.edges[1] < report.edges[0]:
+            note = (
+                f"{report.neurons:,} neurons and {report.edges[0] - report.edges[1]:,} weights make"
+                " no difference: gbdnn.compact removes them"
+            )
+        return replace(summarised(self.layers, engines), note=note)
 
     # -- what the executor asks of a source of layers ----------------------------------------------
 
@@ -273,17 +346,16 @@ class Network(Source):
         """Yield the steps in the backend's form, made once and kept."""
         with self._lock:
             if backend.name not in self._steps:
-                self._steps[backend.name] = [
-                    prepared_step(backend, layers) for layers in self._groups
-                ]
+                self._steps[backend.name] = apart(
+                    lambda: [prepared_step(backend, layers) for layers in self._groups]
+                )
             return iter(self._steps[backend.name][start:])
 
     def compiled(self, backend: Backend) -> Compiled | None:
         """Return the network as one compiled call, made once and kept; None if there is none."""
-        name = backend.name
-        if name not in self._compiled:
-            self._compiled[name] = compiled(backend, list(self.steps(backend)))
-        return self._compiled[name]
+        if backend.name not in self._compiled:
+            self._compiled[backend.name] = compiled(backend, list(self.steps(backend)))
+        return self._compiled[backend.name]
 
 
 def load(path: FilePath) -> Network:
@@ -296,7 +368,12 @@ def load(path: FilePath) -> Network:
     DataUnavailableError, FileFormatError, MemoryBudgetError
         See `gbdnn.files.tensors.read_tensors`; digests, sizes, patterns and values are checked.
     """
-    layers, metadata = load_layers(path)
+    return network_of(path, *read_tensors(path))
+
+
+def network_of(path: FilePath, tensors: dict[str, Array], metadata: dict[str, Any]) -> Network:
+    """Return a network from what its file holds; see `load`."""
+    layers, metadata = from_tensors(path, tensors, metadata)
     try:
         return Network(layers, metadata=metadata)
     except (InputError, DtypeError) as error:
@@ -304,71 +381,19 @@ def load(path: FilePath) -> Network:
         raise FileFormatError(what, error.expected, error.got, "The file is damaged.") from None
 
 
+def check_network(name: str, value: Any) -> None:
+    """Raise `DtypeError` for what is no network, with the way to one."""
+    if isinstance(value, Network):
+        return
+    fix = ""
+    kind = type(value).__name__
+    if isinstance(getattr(value, "network_", None), Network):
+        fix = f"Pass the network inside the {kind}: its attribute network_."
+    elif isinstance(value, str | os.PathLike):
+        fix = "Read a model file with gbdnn.load first."
+    raise DtypeError(name, "a gbdnn.Network", kind, fix)
+
+
 def _rebuilt(layers: Any, metadata: Mapping[str, Any]) -> Network:
     """Return the network of a pickle."""
     return Network(layers, metadata=metadata)
-
-
-def _listed(layers: Any) -> list[Any]:
-    if isinstance(layers, str | Layer) or not isinstance(layers, Iterable):
-        raise DtypeError("layers", "a list of layers", type(layers).__name__)
-    return list(layers)
-
-
-def _as_layer(layer: Any, number: int) -> Layer:
-    if isinstance(layer, str):
-        return activation(layer)
-    if isinstance(layer, Layer):
-        return layer
-    raise DtypeError(
-        f"layers[{number}]", "a layer or the name of an activation", type(layer).__name__,
-        "Wrap weights as gbdnn.Linear(weight, bias).",
-    )  # fmt: skip
-
-
-def _features(layer: Layer) -> tuple[int, int]:
-    into, out = layer.in_features, layer.out_features
-    if into is None or out is None:
-        raise DtypeError(layer.kind, "in_features and out_features", f"{into} and {out}")
-    return into, out
-
-
-def _check_chain(layers: tuple[Layer, ...]) -> None:
-    if not layers or layers[0].in_features is None:
-        got = type(layers[0]).__name__ if layers else "nothing"
-        raise InputError("layers", "a layer with weights as the first one, as a Linear is", got)
-    first, features = layers[0], _features(layers[0])[1]
-    for k, layer in enumerate(layers[1:], 1):
-        if layer.in_features is None:
-            continue
-        if layer.in_features != features:
-            raise ShapeError(
-                f"layers[{k}]",
-                f"{features} in_features, the out_features of the one before",
-                f"{layer.in_features}",
-                "Weights have the shape (out_features, in_features); a transposed one does this.",
-            )
-        if layer.dtype is not None and layer.dtype != first.dtype:
-            raise DtypeError(
-                f"layers[{k}]", f"{first.dtype} as before", f"{layer.dtype}",
-                "Give all layers the same dtype=.",
-            )  # fmt: skip
-        features = _features(layer)[1]
-
-
-def _check_batch_size(batch_size: Any) -> int | None:
-    if batch_size is None:
-        return None
-    if isinstance(batch_size, bool) or not hasattr(batch_size, "__index__") or batch_size < 1:
-        raise InputError("batch_size", "a whole number from 1 up, or None", repr(batch_size))
-    return int(batch_size)
-
-
-def _output(samples: int, features: int, dtype: np.dtype[Any]) -> Array:
-    nbytes = samples * features * dtype.itemsize
-    if nbytes > executor.SMALL and nbytes > (free := available_bytes()):
-        raise MemoryBudgetError(
-            "X", f"a result that fits into the {free:,} bytes that are free",
-            f"{samples} x {features} values, {nbytes:,} bytes", "Predict in parts.",
-        )  # fmt: skip
-    return np.empty((samples, features), dtype)

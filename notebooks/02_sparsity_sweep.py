@@ -15,8 +15,8 @@
 # # When does sparsity pay?
 #
 # A sparse layer does work in proportion to its non-zeros, a dense one to its places. Per unit of work a
-# dense product is faster, so there is a density at which the two cross. This notebook measures where,
-# with the folder `benchmarks`: one engine per process, pinned threads, warm-up, medians with
+# dense product is usually faster, and then there is a density at which the two cross. This notebook
+# measures where, and for which engine there is none, with the folder `benchmarks`: one engine per process, pinned threads, warm-up, medians with
 # their spread, and every result compared with float64 before its time counts. The figure of
 # time against inverse sparsity is that of Kepner et al. 2017
 # ([arXiv:1708.02937](https://arxiv.org/abs/1708.02937)), at sizes that take a minute or two.
@@ -157,7 +157,9 @@ plt.show()
 
 # %% [markdown]
 # Rings mark the crossover, interpolated between the measured points; as a density it is the part of the
-# weights that may stay before BLAS on the full matrix is faster:
+# weights that may stay before BLAS on the full matrix is faster. "Faster at all" stands where an engine
+# has no crossover, as it is faster than BLAS at every density measured, the full matrix included. Of the
+# full matrix that says little about sparse ones: there all rows have one pattern (see above).
 
 # %%
 def describe(size, engine):

@@ -22,16 +22,21 @@ THREADS = min(2, available_cores())
 
 
 def random_dense(
-    rng: np.random.Generator, rows: int, columns: int, density: float = 0.3, dtype: Any = np.float32
+    rng: np.random.Generator, rows: int, columns: int, density: float = 0.7, dtype: Any = np.float32
 ) -> Array:
-    """Return a (rows, columns) array of normal numbers, of which `density` are not zero."""
+    """Return a (rows, columns) array of normal numbers, of which `density` are not zero.
+
+    As a weight it is sparse where that is at most a half.
+    """
     values = rng.standard_normal((rows, columns)) * (rng.random((rows, columns)) < density)
     return values.astype(dtype)
 
 
-def random_csr(*args: Any, **kwargs: Any) -> CSR:
+def random_csr(
+    rng: np.random.Generator, rows: int, columns: int, density: float = 0.3, dtype: Any = np.float32
+) -> CSR:
     """Return `random_dense` as a CSR."""
-    return as_csr(random_dense(*args, **kwargs))
+    return as_csr(random_dense(rng, rows, columns, density, dtype))
 
 
 def random_network(

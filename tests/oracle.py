@@ -100,9 +100,12 @@ def loss_of_column(name: str, z: Array, target: Any) -> float:
             return float(scipy.special.logsumexp(z) - z[target])
         case "mse":
             return float(np.mean((z - target) ** 2))
-        case "binary_cross_entropy":
+        case "squared_error":
+            return float(np.sum((z - target) ** 2) / 2)
+        case "binary_cross_entropy" | "label_cross_entropy":
             log_p, log_q = scipy.special.log_expit(z), scipy.special.log_expit(-z)
-            return float(np.mean(-target * log_p - (1 - target) * log_q))
+            each = -target * log_p - (1 - target) * log_q
+            return float(np.mean(each) if name == "binary_cross_entropy" else np.sum(each))
         case "huber":
             r = abs(z - target)
             return float(np.mean(np.where(r <= 1, r**2 / 2, r - 0.5)))

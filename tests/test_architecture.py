@@ -10,9 +10,11 @@ import gbdnn
 
 ROOT = Path(gbdnn.__file__).parent
 FLOORS = [
-    "errors", "types", "checks", "machine", "progress", "files", "weights", "quantization",
-    "layers", "backends", "data", "execution", "summary", "interchange", "network", "topology",
-    "models", "pruning", "training", "estimators", "challenge", "cli",
+    "errors", "types", "checks", "machine", "progress", "files", "weights",
+    "layers", "backends", "losses", "decoding", "data", "execution", "summary", "compaction",
+    "interchange", "network", "conversion", "topology", "models", "pruning", "torch",
+    "simulator", "quantization", "training", "estimators", "speech", "challenge", "distributed",
+    "cli",
 ]  # fmt: skip
 """From the ground up; docs/architecture.md has the same list."""
 FLAT, LINES = 8, 400  # modules beside __init__ at most; lines of a file at most

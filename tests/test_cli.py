@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -57,9 +58,29 @@ def test_readme_commands(tmp_path):
         assert done.returncode == 0, (call, done.stderr)
 
 
+PRUNED = """
+import torch
+from torch.nn.utils.prune import l1_unstructured
+
+model = torch.nn.Sequential(torch.nn.Linear(64, 96), torch.nn.ReLU(), torch.nn.Linear(96, 10))
+for layer in model[::2]:
+    l1_unstructured(layer, "weight", amount=0.9)
+X = torch.rand(50, 64).numpy()
+"""
+SAME = """
+assert abs(predictions - model(torch.from_numpy(X)).detach().numpy()).max() < 1e-5
+assert network.edges == 614 + 96
+assert __import__("os").stat("pruned.safetensors").st_size < 0.5 * 4 * (64 * 96 + 96 * 10)
+"""
+
+
 def test_readme_python(tmp_path):
     """The README's Python lines run, and give what they say."""
-    inference, training = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+    found = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+    recipe, inference, training, rounding = found
+    assert len([line for line in recipe.splitlines() if line]) == 5
+    if find_spec("torch"):
+        _python(f"{PRUNED}{recipe}{SAME}", tmp_path)
     check = "\nassert probabilities.shape == (1000, 10)\n"
     check += "assert abs(probabilities.sum(axis=1) - 1).max() < 1e-5\n"
     assert "density" in _python(inference + check, tmp_path)
@@ -67,6 +88,8 @@ def test_readme_python(tmp_path):
     accuracy = float(_python(training, tmp_path).split()[-1])
     assert 0.9 < accuracy < 1
     assert (tmp_path / "digits.safetensors").stat().st_size < 30_000
+    scores = [float(word) for word in re.findall(r"0\.\d+", _python(rounding, tmp_path))[-3:]]
+    assert min(scores) > 0.85
 
 
 def _python(code: str, folder: Path) -> str:
@@ -97,7 +120,8 @@ def test_run_json_has_the_documented_keys(backend):
 
 
 def test_no_skip_computes_everything():
-    record = json.loads(gbdnn("challenge", "run", "--json", "--limit", 64, "--no-skip").stdout)
+    record = json.loads(gbdnn("challenge", "run", "--json", "--limit", 64, "--no-skip",
+                              "--no-compact").stdout)  # fmt: skip
     assert record["effective_edges"] == record["nominal_edges"]
 
 
@@ -196,14 +220,48 @@ def test_no_space_is_said_before_writing(tmp_path):
     assert list(tmp_path.glob("neuron*")) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "status", "expected"),
+    [
+        (["train", "--out", "m", "--epochs", "0"], 2, {"kind": "BadParameter"}),
+        (["train", "--out", "m", "--growht", "set"], 2, {"argument": "--growht"}),
+        (["train"], 2, {"kind": "MissingParameter", "argument": "--out"}),
+        (["nonsense"], 2, {"expected": None}),
+        (["train", "--out", "m", "--resume"], 2, {"kind": "UsageError", "argument": None}),
+        (["summary", "bad"], 1, {"kind": "FileFormatError", "argument": "bad"}),
+        (["predict", "bad", "bad.csv"], 1, {"kind": "FileFormatError"}),
+        (["prune", "bad", "new"], 1, {"kind": "FileFormatError"}),
+        (["train", "bad.csv", "--out", "no/m"], 1, {"kind": "DataUnavailableError"}),
+        (["train", "bad.csv", "--out", "m"], 1, {"argument": "bad.csv"}),
+        (["challenge", "run", "--images", "bad.npz"], 1, {"kind": "FileFormatError"}),
+    ],
+)
+def test_failures_as_json(words, status, expected, tmp_path):
+    """One object on standard output, the exit code and the line on standard error as without."""
+    for name in ("bad", "bad.csv", "bad.npz"):
+        (tmp_path / name).write_bytes(b"x\x00\xff")
+    done = gbdnn(*words, "--json", cwd=tmp_path)
+    assert done.returncode == status
+    error = json.loads(done.stdout)["error"]
+    assert error.keys() == {"kind", "argument", "expected", "got", "message"}
+    assert error.items() >= expected.items()
+    assert error["message"]
+    assert (error["got"] is not None) == (status == 1)
+    assert "Traceback" not in done.stderr
+    plain = gbdnn(*words, cwd=tmp_path)
+    assert (plain.returncode, plain.stdout, plain.stderr) == (status, "", done.stderr)
+
+
 def test_ctrl_c_exits_130():
     command = [sys.executable, "-m", "gbdnn.cli.main", "challenge", "run", "--no-skip",
-               "--layers", "1920", "--backend", "graphblas-reference"]  # fmt: skip
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+               "--layers", "1920", "--backend", "graphblas-reference", "--json"]  # fmt: skip
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process:
         time.sleep(5)
         process.send_signal(signal.SIGINT)
-        _, messages = process.communicate(timeout=60)
+        printed, messages = process.communicate(timeout=60)
     assert process.returncode == 130, messages
+    assert json.loads(printed)["error"]["kind"] == "Interrupted"
     assert "Traceback" not in messages
 
 
@@ -231,12 +289,15 @@ def test_help_lists_every_command():
 HEAVY = ("numpy", "scipy", "numba", "sklearn", "graphblas", "rich", "llvmlite", "pooch", "pandas")
 
 
-@pytest.mark.parametrize("word", ["--help", "--version"])
-def test_help_imports_nothing_heavy(word):
+SPEECH = ("soundfile", "kaldi_native_fbank", "espeakng_loader", "jiwer")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["speech", "--help"]])
+def test_help_imports_nothing_heavy(words):
     script = (
         "import sys; from gbdnn.cli.main import cli; "
-        f"cli.main(['{word}'], standalone_mode=False); "
-        f"print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
+        f"cli.main({words}, standalone_mode=False); "
+        f"print([name for name in {HEAVY + SPEECH} if name in sys.modules], file=sys.stderr)"
     )
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
@@ -254,9 +315,10 @@ def test_help_is_quick():
 
 
 def test_lines_of_help_are_those_of_the_commands():
-    """Each entry of the table in main.py is a command of that name."""
-    for name in COMMANDS:
-        assert cli.get_command(None, name).name == name
+    """Each entry of a table of commands is a command of that name."""
+    for group in (cli, cli.get_command(None, "speech")):
+        for name in group.table:
+            assert group.get_command(None, name).name == name
 
 
 def test_module():
@@ -310,3 +372,13 @@ def test_fetch_without_network_fails_in_one_line():
     assert done.returncode == 1
     assert done.stdout == ""
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", [["info"], ["info", "--json"]])
+def test_standard_output_on_a_full_disk(words):
+    command = [sys.executable, "-m", "gbdnn.cli.main", *words]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the output cannot be written: ")
+    assert "Traceback" not in done.stderr

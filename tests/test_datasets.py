@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import pickle
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import dump_svmlight_file, load_digits
 
-from gbdnn.cli import datasets
+from gbdnn.cli import datasets, labels
 from gbdnn.errors import (
     DataUnavailableError,
     DtypeError,
@@ -107,6 +108,51 @@ def test_npz_text_labels(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, X=X, y=NAMES)
     check(datasets.read(path), NAMES)
+
+
+@pytest.mark.parametrize("kind", ["csr", "csc", "coo", "bsr", "dia"])
+@pytest.mark.parametrize("container", [sp.csr_array, sp.csr_matrix])
+@pytest.mark.parametrize("compressed", [True, False])
+def test_what_scipy_saves(tmp_path, kind, container, compressed):
+    path = tmp_path / "a.npz"
+    wanted = np.vstack([X, X])[:, [0, 1, 2, 0]]  # which blocks of 2 x 2 divide
+    matrix = container(wanted)
+    matrix = matrix.tobsr((2, 2)) if kind == "bsr" else matrix.asformat(kind)
+    sp.save_npz(path, matrix, compressed)
+    found = datasets.read(path)
+    check(found, None, wanted)
+    assert sp.issparse(found.X)
+    y = np.arange(8)
+    with np.load(path) as arrays:
+        np.savez(path, **arrays, y=y, other=y + 1)
+    check(datasets.read(path), y, wanted)
+    check(datasets.read(path, label="other"), y + 1, wanted)
+    with pytest.raises(InputError, match=r"one of .*other"):
+        datasets.read(path, label="z")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"format": b"dok"}, {"format": b"csc"}, {"format": 3}, {"shape": (4,)}, {"shape": (4, 3, 1)},
+     {"shape": (4, 2)}, {"shape": (-4, 3)}, {"shape": (2**62, 3)}, {"indptr": np.arange(5) * 9},
+     {"indices": np.full(6, 3)}, {"indices": np.full(6, 0.5)}, {"data": np.full(7, np.nan)},
+     {"data": np.full(7, "x")}, {"indices": None}],
+)  # fmt: skip
+def test_damaged_sparse_matrices(tmp_path, changes):
+    path = tmp_path / "a.npz"
+    sp.save_npz(path, sp.csr_array(X))
+    with np.load(path) as arrays:
+        arrays = {**arrays, **changes}
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+    with pytest.raises(GbdnnError, match=r"a\.npz"):
+        datasets.read(path)
+
+
+@pytest.mark.parametrize("arrays", [{"X": sp.csr_array(X)}, {"X": X, "y": NAMES.astype(object)}])
+def test_npz_of_objects(tmp_path, arrays):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(FileFormatError, match=r"astype\(str\).*save_npz"):
+        datasets.read(tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize(("label", "wanted"), [(None, None), ("3", NUMBERS), ("-1", NUMBERS)])
@@ -224,25 +270,46 @@ def test_svmlight(tmp_path, first, name):
     dump_svmlight_file(X, NUMBERS, text, zero_based=first == 0)
     path = tmp_path / name
     path.write_bytes(gzip.compress(text.getvalue()) if name.endswith("gz") else text.getvalue())
-    found = datasets.read(path)
+    with contextlib.nullcontext() if first == 0 else pytest.warns(UserWarning, match="-based"):
+        found = datasets.read(path)
     check(found, NUMBERS)
     assert sp.issparse(found.X)
     assert found.first == first
+    assert datasets.read(path, first=first).first == first
     check(datasets.read(path, features=5, first=first), NUMBERS, np.pad(X, ((0, 0), (0, 2))))
 
 
 def test_svmlight_numbering_is_the_models(write):
     """A file in which feature 0 does not occur is not moved when the model counts from 0."""
     path = write("a.svm", "1 1:5\n2 2:6\n")
-    np.testing.assert_array_equal(datasets.read(path).X.toarray(), [[5, 0], [0, 6]])
+    with pytest.warns(UserWarning, match="--zero-based"):
+        found = datasets.read(path)
+    np.testing.assert_array_equal(found.X.toarray(), [[5, 0], [0, 6]])
     found = datasets.read(path, first=0, features=3)
     np.testing.assert_array_equal(found.X.toarray(), [[0, 5, 0], [0, 0, 6]])
-    with pytest.raises(FileFormatError, match="feature 0"):
+    with pytest.raises(FileFormatError, match=r"feature 0.*--zero-based"):
         datasets.read(write("b.svm", "1 0:5\n"), first=1)
 
 
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [("1 0:5 2:1\n", 0), ("1 1:5 3:1\n", 1), ("1 1:5\n", None), ("1 2:5\n", None), ("1\n", 1),
+     ("# Column indices are zero-based\n1 1:5\n", 0),
+     ("# Column indices are one-based\n1 2:5\n", 1)],
+)  # fmt: skip
+def test_svmlight_for_a_model_of_three_features(write, text, first):
+    """What the file says by its comment, its least or largest feature; else nothing is guessed."""
+    path = write("a.svm", text)
+    if first is None:
+        with pytest.raises(InputError, match="--zero-based or --one-based"):
+            datasets.read(path, features=3)
+    else:
+        assert datasets.read(path, features=3).first == first
+    assert datasets.read(path, features=3, first=1 - (first == 0)).X.shape == (1, 3)
+
+
 def test_svmlight_with_many_features_stays_small(write):
-    found = datasets.read(write("a.svm", "1 1:5 2000000000:1\n"))
+    found = datasets.read(write("a.svm", "1 1:5 2000000000:1\n"), first=1)
     assert found.X.shape == (1, 2_000_000_000)
     assert found.X.nnz == 2
 
@@ -259,14 +326,24 @@ def test_svmlight_with_many_features_stays_small(write):
         ("1 99999999999999999999:2\n", FileFormatError),
         ("1 3000000000:2\n", FileFormatError),
         ("1 2\n", FileFormatError),
-        ("1 1:nan\n", NonFiniteError),
-        ("inf 1:1\n", NonFiniteError),
-        ("1 1:1e300\n", NonFiniteError),
         ("\0\0\0", FileFormatError),
     ],
 )
 def test_svmlight_with_faults(write, text, error):
     with pytest.raises(error):
+        datasets.read(write("a.svm", text))
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("# so\n\n1 1:2 # too\n1 3:1 4:nan\n", "line 4: 4"),
+        ("1 1:2\ninf 1:1\n", "line 2, label"),
+        ("1 1:1e300\n", "line 1: 1"),
+    ],
+)
+def test_svmlight_that_is_not_finite(write, text, place):
+    with pytest.raises(NonFiniteError, match=place):
         datasets.read(write("a.svm", text))
 
 
@@ -391,7 +468,7 @@ def test_files_that_are_not_there(tmp_path, name):
     ],
 )
 def test_as_classes(y, classes, codes):
-    found, numbers = datasets.as_classes(y)
+    found, numbers = labels.as_classes(y)
     assert found == classes
     assert [type(a) for a in found] == [type(a) for a in classes]
     np.testing.assert_array_equal(numbers, codes)
@@ -410,16 +487,16 @@ def test_as_classes(y, classes, codes):
 )
 def test_labels_that_are_no_classes(y, error):
     with pytest.raises(error):
-        datasets.as_classes(y)
+        labels.as_classes(y)
 
 
 def test_as_values():
-    np.testing.assert_array_equal(datasets.as_values(np.array([1, 2])), [[1.0], [2.0]])
-    assert datasets.as_values(np.ones((2, 3), np.float32)).shape == (2, 3)
+    np.testing.assert_array_equal(labels.as_values(np.array([1, 2])), [[1.0], [2.0]])
+    assert labels.as_values(np.ones((2, 3), np.float32)).shape == (2, 3)
     with pytest.raises(DtypeError, match="classify"):
-        datasets.as_values(NAMES)
+        labels.as_values(NAMES)
     with pytest.raises(NonFiniteError):
-        datasets.as_values(np.array([np.inf, 1]))
+        labels.as_values(np.array([np.inf, 1]))
 
 
 def test_digits():

@@ -372,3 +372,24 @@ def test_values_that_do_not_fit_surface_from_a_worker(network):
     with pytest.raises(Exception, match=r"X: expected finite values"):
         network.predict(X, batch_size=16, threads=THREADS)
     assert ours() == []
+
+
+@pytest.mark.parametrize("backend", TILED)
+@given(
+    names=st.lists(st.sampled_from(["relu", "tanh", "leaky_relu", "softmax", "identity"]),
+                   min_size=1, max_size=6),
+    samples=st.integers(1, 300), negative=st.booleans(), threads=st.integers(1, 2), seed=seeds,
+)  # fmt: skip
+@settings(max_examples=60)
+def test_activations_in_any_order(backend, names, samples, negative, threads, seed):
+    """Activations that are no bounds may end a stage; every sample gets its result."""
+    rng = np.random.default_rng(seed)
+    layers = []
+    for name in names:
+        weight = random_dense(rng, 16, 16, 0.5) / 4
+        layers += [Linear(weight, -0.1 if negative else rng.standard_normal(16)), name]
+    network = Network(layers)
+    X = rng.standard_normal((samples, 16), np.float32)
+    found = network.predict(X, backend=backend, threads=threads)
+    wanted = network.astype(np.float64).predict(X, backend="dense", skip=False)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)

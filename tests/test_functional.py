@@ -8,6 +8,7 @@ import pytest
 from gradients import check_gradient
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import r2_score
 
 from gbdnn import layers
 from gbdnn.errors import DtypeError, InputError, ShapeError, UnknownNameError
@@ -238,7 +239,7 @@ def case(name, rng, features=6, batch=11, dtype=np.float64):
     weights[3] = 0
     if LOSSES[name].kind == "classes":
         return Z, rng.integers(max(features, 2), size=batch), weights
-    if name == "binary_cross_entropy":
+    if LOSSES[name].probabilities:
         return Z, (rng.random(Z.shape) < 0.4).astype(dtype), weights
     return Z, rng.standard_normal(Z.shape).astype(dtype), weights
 
@@ -363,11 +364,25 @@ def test_bad_classes(name, targets, error, rng):
     np.testing.assert_array_equal(Z, before)
 
 
-@pytest.mark.parametrize("name", ["mse", "huber", "binary_cross_entropy"])
+@pytest.mark.parametrize("name", [name for name in LOSSES if LOSSES[name].kind == "values"])
 @pytest.mark.parametrize("shape", [(3,), (6, 1), (3, 6), (1, 3)])
 def test_bad_values(name, shape, rng):
     with pytest.raises(ShapeError, match=r"^targets: expected shape \(6, 3\)"):
         LOSSES[name].function(rng.standard_normal((6, 3)), np.zeros(shape), np.ones(3))
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_r_squared_is_scikit_learns(outputs, rng):
+    """Also where one output has no spread, met or missed."""
+    targets, weights = rng.standard_normal((20, outputs)) * [1, 9, 0.1][:outputs], rng.random(20)
+    found = targets + rng.standard_normal(targets.shape)
+    for constant in (False, True):
+        if constant:
+            targets[:, 0] = 2.0
+        for values in (found, np.where(targets == 2, targets, found)):
+            expected = r2_score(targets, values, sample_weight=weights)
+            got = LOSSES["mse"].score(values, targets, weights / weights.sum())
+            np.testing.assert_allclose(got, expected, rtol=1e-12)
 
 
 def test_losses_by_name():

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from builders import ALL, random_csr, random_dense
+from hypothesis import given
+from hypothesis import strategies as st
 
-from gbdnn import CSR, Linear, Network, as_csr
+from gbdnn import CSR, Dense, Linear, Network, as_csr, load
 from gbdnn.backends import get_backend
 from gbdnn.errors import DtypeError, InputError, NonFiniteError, ShapeError
 from gbdnn.layers import Dropout, ReLU
+from gbdnn.training import Trainer
 
 
 @pytest.mark.parametrize("kind", [np.asarray, list, sp.csr_array, sp.csc_matrix, as_csr])
@@ -31,10 +34,58 @@ def test_weight_kinds(kind, rng):
 @pytest.mark.parametrize("given", [np.float64, np.float32, np.float16, np.int8, np.uint64, bool])
 @pytest.mark.parametrize("wanted", [np.float32, np.float64])
 def test_dtypes(given, wanted):
-    layer = Linear(np.eye(3).astype(given), np.ones(3, given), dtype=wanted)
+    full = 1 - np.eye(3)
+    layer = Linear(full.astype(given), np.ones(3, given), dtype=wanted)
     assert layer.dtype == layer.bias.dtype == wanted
-    np.testing.assert_array_equal(layer.weight, np.eye(3))
+    np.testing.assert_array_equal(layer.weight, full)
     assert layer.astype(np.float64).dtype == np.float64
+
+
+@given(seed=st.integers(0, 10**6), rows=st.integers(1, 9), columns=st.integers(1, 9))
+def test_arrays_that_were_pruned_are_sparse(seed, rows, columns):
+    """At most half full, but not empty: CSR of the same numbers. `Dense` says otherwise."""
+    rng = np.random.default_rng(seed)
+    array = random_dense(rng, rows, columns, rng.random())
+    filled = np.count_nonzero(array)
+    for given_as in (array, array.tolist(), np.asfortranarray(array)):
+        weight = Linear(given_as).weight
+        assert weight.form == ("csr" if 0 < filled <= array.size / 2 else "dense")
+        assert weight.nnz == (filled if weight.form == "csr" else array.size)
+        np.testing.assert_array_equal(weight.to_dense(), array)
+    assert Linear(Dense(array)).weight.form == "dense"
+
+
+def prune_in_place(weight):
+    """Set three quarters to 0 as torch.nn.utils.prune does, and return what it gives."""
+    torch = pytest.importorskip("torch")
+    import torch.nn.utils.prune as torch_prune
+
+    module = torch.nn.Linear(weight.shape[1], weight.shape[0])
+    module.weight.data = torch.tensor(weight)
+    torch_prune.l1_unstructured(module, "weight", amount=0.75)
+    return module.weight.detach().numpy()
+
+
+@pytest.mark.parametrize("pruned", [lambda w: np.where(abs(w) > 1.15, w, 0), prune_in_place])
+def test_pruned_elsewhere_stays_pruned(pruned, rng):
+    """What was pruned in another library has as few weights after training as before."""
+    W = pruned(rng.standard_normal((30, 20)).astype(np.float32))
+    last = rng.standard_normal((3, 30)).astype(np.float32)
+    X, y = rng.standard_normal((90, 20)), rng.integers(3, size=90)
+    network = Network([Linear(W), "relu", Linear(last), "softmax"])
+    fitted = Trainer(epochs=1, batch_size=10, threads=1).fit(network, X, y).network
+    for result in (network, fitted):
+        np.testing.assert_array_equal(result.layers[0].weight.to_dense() != 0, W != 0)
+        assert result.summary().rows[0]["nnz"] == np.count_nonzero(W)
+    oracle = Network([Linear(Dense(W)), "relu", Linear(last), "softmax"])
+    expected = oracle.predict(X, backend="dense")
+    np.testing.assert_allclose(network.predict(X), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_dense_weights_in_files_stay_dense(tmp_path):
+    """Files say what form a weight has, zeros or not."""
+    Network([Linear(Dense(np.eye(4)))]).save(tmp_path / "m")
+    assert load(tmp_path / "m").layers[0].weight.form == "dense"
 
 
 @pytest.mark.parametrize("sparse", [False, True])

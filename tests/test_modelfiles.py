@@ -131,6 +131,8 @@ def networks(draw):
         elif kind == "iso":
             pattern = gbdnn.as_csr(weight)
             weight = CSR(pattern.indptr, pattern.indices, np.array([0.25], dtype), pattern.shape)
+        elif kind == "dense":
+            weight = gbdnn.Dense(weight)
         elif kind == "empty":
             weight = sp.csr_array((rows, columns))
         bias = draw(st.sampled_from([0.0, -0.5])) if draw(st.booleans()) else rng.random(rows)
@@ -160,7 +162,7 @@ def test_binsparse_names_types_and_descriptor(path):
         with safetensors.safe_open(path, "np") as file:
             notes = json.loads(file.metadata()["gbdnn"])
         assert notes["format"] == "gbdnn.model"
-        assert notes["version"] == "1.1"
+        assert notes["version"] == "1.2"
         assert notes["orientation"] == ["out_features", "in_features"]
         assert notes["dtype"] == "float32"
         assert notes["versions"].keys() >= {"gbdnn", "numpy", "python"}

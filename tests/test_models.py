@@ -41,11 +41,15 @@ def test_layers_of_an_mlp(topology, density):
 
 
 def test_no_layer_starves():
-    """At least one weight for each neuron on either side, unless each layer's density is given."""
-    for topology in TOPOLOGIES:
-        network = mlp((50, 40, 30), density=1e-9, topology=topology)
-        edges = [weight.nnz for weight in network.weights.values()]
-        assert edges == ([90, 70] if topology == "erk" else [90, 1200])
+    """At least one weight for each neuron on either side, 8 a neuron of up to 32 inputs.
+
+    Unless each layer's density is given.
+    """
+    for sizes, least in [((80, 90, 30), 80 + 90), ((32, 90, 30), 8 * 90), ((4, 90, 30), 4 * 90)]:
+        for topology in TOPOLOGIES:
+            network = mlp(sizes, density=1e-9, topology=topology)
+            edges = [weight.nnz for weight in network.weights.values()]
+            assert edges == [least, 90 + 30 if topology == "erk" else 90 * 30]
     network = mlp((50, 40, 30), density=(0.001, 0.5))
     assert [weight.nnz for weight in network.weights.values()] == [2, 600]
 
@@ -89,8 +93,8 @@ def test_bad_arguments(options, error, argument):
 
 def test_a_topology_is_one_table_entry(monkeypatch):
     monkeypatch.setitem(TOPOLOGIES, "half", lambda shapes, density: [0.5] * len(shapes))
-    network = mlp((20, 10, 10), topology="half")
-    assert [weight.nnz for weight in network.weights.values()] == [100, 50]
+    network = mlp((20, 16, 10), topology="half")
+    assert [weight.nnz for weight in network.weights.values()] == [160, 80]
 
 
 def test_example():

@@ -13,7 +13,7 @@ from builders import ALL, THREADS, random_csr, random_dense, random_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gbdnn import Linear, Network, ReLU, Softmax, as_csr
+from gbdnn import Dense, Linear, Network, ReLU, Softmax, as_csr
 from gbdnn.data.inputs import as_inputs
 from gbdnn.errors import (
     DtypeError,
@@ -380,7 +380,7 @@ def test_progress_bar_is_on_standard_error(network, capfd):
 
 
 def test_results_that_do_not_fit(monkeypatch, network):
-    monkeypatch.setattr("gbdnn.network.available_bytes", lambda: 99)
+    monkeypatch.setattr("gbdnn.execution.executor.available_bytes", lambda: 99)
     monkeypatch.setattr("gbdnn.execution.executor.SMALL", 0)
     with pytest.raises(MemoryBudgetError, match="100 bytes"):
         network.predict(np.ones((5, 12)))
@@ -398,7 +398,7 @@ def test_tiles_that_do_not_fit(monkeypatch, network):
 
 
 def eye(size, **options):
-    return Linear(np.eye(size), **options)
+    return Linear(Dense(np.eye(size)), **options)
 
 
 @pytest.mark.parametrize(

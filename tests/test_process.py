@@ -192,3 +192,27 @@ assert limits() == before, (limits(), before)
         "dense",
         str(THREADS),
     )
+
+
+def test_same_call_same_bits():
+    """From the first call on, and from whatever thread: BLAS divides sums by its threads."""
+    run_script(
+        NETWORK
+        + """
+rng = np.random.default_rng(0)
+layers = []
+for _ in range(2):
+    W = rng.standard_normal((256, 256)) * (rng.random((256, 256)) < 0.1)
+    layers += [Linear(W, 0.1), "relu"]
+network = Network(layers)
+with ThreadPoolExecutor(1) as pool:
+    for samples in (50, 90, 300):
+        X = rng.standard_normal((samples, 256)).astype("f4")
+        first = predict(network, X)
+        calls = [pool.submit(predict, network, X).result() for _ in range(3)]
+        calls += [predict(Network(layers), X) for _ in range(3)]
+        assert all(np.array_equal(first, other) for other in calls)
+""".replace("rng = ", "from concurrent.futures import ThreadPoolExecutor\nrng = ", 1),
+        "dense",
+        str(THREADS),
+    )

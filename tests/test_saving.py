@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import resource
 import stat
 import subprocess
 import sys
@@ -14,9 +16,10 @@ import pytest
 from builders import random_network, run_script
 from file_checks import assert_equal_networks
 
-from gbdnn.errors import (
-    DataUnavailableError,
-)
+from gbdnn import Linear, Network
+from gbdnn.challenge.matrix_market import read_matrix_market
+from gbdnn.errors import DataUnavailableError
+from gbdnn.files import disk
 from gbdnn.network import load
 
 
@@ -105,6 +108,45 @@ except DataUnavailableError as error:
     assert os.listdir(path.parent) == [path.name]
 
 
+@pytest.mark.parametrize("name", ["a.mtx", "a.mtx.gz"])
+def test_disk_full_for_a_matrix(tmp_path, name):
+    script = """
+import resource, sys
+import numpy as np
+from gbdnn.challenge.matrix_market import write_matrix_market
+from gbdnn.errors import DataUnavailableError
+write_matrix_market(sys.argv[1], np.eye(3))
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    write_matrix_market(sys.argv[1], np.random.default_rng(0).random((200, 200)))
+except DataUnavailableError as error:
+    print("refused:", error)
+"""
+    done = run_script(script, str(tmp_path / name))
+    assert "refused" in done.stdout
+    assert "as it was" in done.stdout
+    assert (read_matrix_market(tmp_path / name).toarray() == np.eye(3)).all()
+    assert os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("name", ["p.npy", "p.csv", "p.json"])
+def test_disk_full_for_the_command_line(tmp_path, name):
+    Network([Linear(np.ones((3000, 4)))]).save(tmp_path / "model")
+    np.save(tmp_path / "x.npy", np.ones((20, 4)))
+    (tmp_path / name).write_text("old")
+    before = sorted(os.listdir(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-m", "gbdnn", "predict", "model", "x.npy", "--out", name],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+        cwd=tmp_path, timeout=500, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    message = done.stderr.splitlines()[-1]
+    assert message.startswith(f"error: {name}: expected a file that can be written, got File too")
+    assert (tmp_path / name).read_text() == "old"
+    assert sorted(os.listdir(tmp_path)) == before
+
+
 def test_what_is_read_back_is_compared(path, network, monkeypatch):
     """A disk that loses bytes is noticed before the old file is gone."""
     network.save(path)
@@ -161,7 +203,8 @@ while True:
     for network in networks:
         network.save(sys.argv[1])
 """
-    for k in range(4):
+    left = 0
+    for k in range(6):
         with subprocess.Popen(
             [sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True
         ) as process:
@@ -173,3 +216,102 @@ while True:
                 process.kill()
         found = load(path)
         assert found.layers[0].weight.values[0, 0] == found.in_features - 199
+        names = set(os.listdir(tmp_path)) - {path.name}
+        assert len(names) <= 1, names  # not those of earlier kills
+        left += len(names)
+    assert left
+    found.save(tmp_path / "another")
+    assert sorted(os.listdir(tmp_path)) == ["another", path.name]
+
+
+SLOW = """
+import sys, time
+from gbdnn.files.disk import atomic_write
+with atomic_write(sys.argv[1]) as file:
+    file.write(b"whole")
+    file.flush()
+    print("inside", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def writer(path):
+    """A process in the middle of writing."""
+    command = [sys.executable, "-c", SLOW, str(path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as process:
+        assert process.stdout.readline() == "inside\n"
+        yield process
+        process.kill()
+
+
+def test_a_living_process_keeps_its_temporary_file(path, network, writer):
+    """Whatever its number; it ends well after others have saved."""
+    network.save(path)
+    network.save(path.with_name("other"))
+    (temporary,) = path.parent.glob(".*.tmp")
+    assert f".{writer.pid}." in temporary.name
+    writer.communicate("\n")
+    assert writer.returncode == 0
+    assert path.read_bytes() == b"whole"
+    assert sorted(os.listdir(path.parent)) == [path.name, "other"]
+
+
+@pytest.mark.parametrize(("old", "new", "stays"), [
+    ("", "", False),
+    (f".{os.getpid()}.", ".1.", False),  # an id that is in use again
+    (disk._host(), "0123abcd", True),  # of another host
+    (".tmp", ".txt", True),
+])  # fmt: skip
+def test_which_files_are_stale(path, network, writer, old, new, stays):
+    (temporary,) = path.parent.glob(".*.tmp")
+    writer.kill()
+    writer.wait()
+    old = old.replace(str(os.getpid()), str(writer.pid))
+    left = temporary.rename(temporary.with_name(temporary.name.replace(old, new)))
+    network.save(path)
+    assert left.exists() == stays
+
+
+def test_what_is_no_temporary_file_stays(path, network):
+    """Somebody's pipe, folder or link of such a name is neither waited for nor removed."""
+    names = [f".{kind}.gbdnn-{disk._host()}.7.0a1b2c3d.tmp" for kind in ("pipe", "folder", "link")]
+    pipe, folder, link = (path.with_name(name) for name in names)
+    os.mkfifo(pipe)
+    folder.mkdir()
+    link.symlink_to(path)
+    network.save(path)
+    network.save(path)
+    assert sorted(os.listdir(path.parent)) == sorted([*names, path.name])
+
+
+def test_taken_for_stale_before_it_was_locked(path, network, monkeypatch):
+    """Between the making of the file and its lock another process may come: a new name."""
+    flock, removed = fcntl.flock, []
+
+    def late(descriptor, operation):
+        if operation == fcntl.LOCK_EX and not removed:
+            removed.extend(path.parent.glob(".*.tmp"))
+            removed[0].unlink()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    network.save(path)
+    assert len(removed) == 1
+    assert_equal_networks(load(path), network)
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_where_files_cannot_be_locked(path, network, monkeypatch):
+    """Some network file systems: files are written, and nothing is taken for stale."""
+    left = path.with_name(f".model.gbdnn-{disk._host()}.7.0a1b2c3d.tmp")
+    left.touch()
+
+    def refuse(descriptor, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    network.save(path)
+    assert_equal_networks(load(path), network)
+    assert left.exists()

@@ -210,11 +210,17 @@ def test_foreign_files_are_read(path):
     assert_same(read_foreign(path)[0], TENSORS)
 
 
-def test_bfloat16_is_refused_by_name(path):
-    header = json.dumps({"x": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}).encode()
+def test_dtypes_that_are_not_read_are_refused_by_name(path):
+    header = json.dumps({"x": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}}).encode()
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
-    with pytest.raises(FileFormatError, match=r"tensor 'x'.*F32.*BF16"):
+    with pytest.raises(FileFormatError, match=r"tensor 'x'.*F32.*F8_E4M3"):
         read_foreign(path)
+
+
+def test_bfloat16_becomes_float32(path):
+    header = json.dumps({"x": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes.fromhex("803f40c0"))
+    np.testing.assert_array_equal(read_foreign(path)[0]["x"], np.array([1, -3], np.float32))
 
 
 def test_a_newer_container_is_refused(path, monkeypatch):

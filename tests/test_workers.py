@@ -55,6 +55,25 @@ def test_an_exception_ends_it_and_nobody_works_on(where, wrong):
     assert share(lambda k: k, range(10), 2) == list(range(10))
 
 
+def test_an_item_that_was_taken_is_worked_on(monkeypatch):
+    """Also where the worker is held up between taking the last item and beginning it."""
+    caller = threading.current_thread()
+
+    class Slow(threading.Event):
+        def is_set(self):
+            if threading.current_thread() is not caller:
+                time.sleep(0.05)
+            return super().is_set()
+
+    monkeypatch.setattr(workers.threading, "Event", Slow)
+
+    def task(number):
+        time.sleep(0.01)
+        return number
+
+    assert share(task, range(2), 2) == [0, 1]
+
+
 def test_callers_do_not_wait_for_each_other():
     """Two callers with one worker: each works by itself while the worker is taken."""
     found = {}

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-import threading
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from gbdnn.backends.workers import apart
 from gbdnn.errors import choose
+from gbdnn.machine.locks import starting
 
 if TYPE_CHECKING:
     from gbdnn.backends.base import Backend
@@ -25,7 +26,6 @@ BACKENDS: dict[str, Any] = {
 }
 
 _loaded: dict[str, tuple[Any, Backend]] = {}
-_lock = threading.RLock()
 
 
 def get_backend(name: str) -> Backend:
@@ -35,8 +35,14 @@ def get_backend(name: str) -> Backend:
         return known[1]
     choose("backend", name, BACKENDS)
     entry = BACKENDS[name]
-    with _lock:
-        if name not in _loaded or _loaded[name][0] is not entry:
-            made = getattr(import_module(entry[0]), entry[1]) if isinstance(entry, tuple) else entry
-            _loaded[name] = entry, made() if isinstance(made, type) else made
-        return _loaded[name][1]
+
+    def load() -> Backend:
+        with starting:
+            if name not in _loaded or _loaded[name][0] is not entry:
+                import_module("scipy.sparse")  # which prediction imports where it needs it
+                whole = not isinstance(entry, tuple)
+                made = entry if whole else getattr(import_module(entry[0]), entry[1])
+                _loaded[name] = entry, made() if isinstance(made, type) else made
+            return _loaded[name][1]
+
+    return apart(load)  # an interrupted import of numba could not be repeated

@@ -17,6 +17,7 @@ import numpy as np
 
 from gbdnn.backends import get_backend
 from gbdnn.backends.base import Affine, Backend, Bounds, Prepared, Program
+from gbdnn.backends.recurrences import Scan, ScanGrad
 from gbdnn.machine import available_bytes
 from gbdnn.types import Array
 from gbdnn.weights import Weight
@@ -34,7 +35,8 @@ def choose_engine(weight: Weight) -> str:
         return "dense"
     nbytes = weight.shape[0] * weight.shape[1] * weight.dtype.itemsize
     fits = nbytes <= DENSE_LIMIT and (nbytes <= SMALL or nbytes <= available_bytes() // 2)
-    return "dense" if weight.form == "csr" and weight.density > DENSITY and fits else "fused"
+    known = weight.form in ("csr", "int8", "int4")
+    return "dense" if known and weight.density > DENSITY and fits else "fused"
 
 
 class AutoForm(Prepared):
@@ -62,10 +64,19 @@ class AutoForm(Prepared):
         self.form.refresh(threads)
 
 
+def _of_one_engine(given: Scan) -> Scan | None:
+    """Return a recurrence with the engine's forms of its weights; None if there are two engines."""
+    down = given.projection
+    if down is not None and down.backend is not given.recurrent.backend:
+        return None
+    return replace(given, recurrent=given.recurrent.form, projection=down and down.form)
+
+
 class AutoBackend(Backend):
     """Y_{k+1} = h(W_k Y_k + b_k), each layer on dense or fused; see `choose_engine`."""
 
     name = "auto"
+    computes_sparse_first = True
 
     def __init__(self) -> None:
         self._uses_blas = False
@@ -102,6 +113,25 @@ class AutoBackend(Backend):
         """Compute out = the values of dZ Y^T; see `Backend.weight_grad`."""
         w.backend.weight_grad(w.form, dZ, Y, out, threads)
 
+    def over_time(
+        self, w: AutoForm, Y: Array, bias: Array | None, out: Array, threads: int = 1
+    ) -> None:
+        """Compute out = W Y + b on the engine of the weight; see `Backend.over_time`."""
+        w.backend.over_time(w.form, Y, bias, out, threads)
+
+    def scan(self, given: Scan, threads: int = 1) -> bool:
+        """Compute all time steps where all weights are of one engine; see `Backend.scan`."""
+        inner = _of_one_engine(given)
+        return inner is not None and given.recurrent.backend.scan(inner, threads)
+
+    def scan_grad(self, given: ScanGrad, threads: int = 1) -> bool:
+        """Go back where all weights are of one engine; see `Backend.scan_grad`."""
+        inner = _of_one_engine(given.scan)
+        if inner is None:
+            return False
+        engine: Backend = given.scan.recurrent.backend
+        return engine.scan_grad(replace(given, scan=inner), threads)
+
     def width(self, features: int, dtype: np.dtype[Any], batch: int | None = None) -> int:
         """The fused engine's: it loses more in tiles that are too wide than BLAS in narrow ones."""
         return get_backend("fused").width(features, dtype, batch)
@@ -117,6 +147,10 @@ class AutoBackend(Backend):
         return get_backend("fused").program(
             [replace(affine, weight=affine.weight.form) for affine in affines]
         )
+
+    def warm_up(self, dtype: np.dtype[Any]) -> None:
+        """Load or compile what the fused engine needs."""
+        get_backend("fused").warm_up(dtype)
 
     def engine(self, weight: Weight) -> str:
         """Return the engine that the rule chooses."""

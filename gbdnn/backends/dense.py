@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache, cached_property
+from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from gbdnn.backends.arrays import (
     apply_bounds,
@@ -20,10 +17,12 @@ from gbdnn.backends.arrays import (
     owned,
 )
 from gbdnn.backends.base import Backend, Bounds, Prepared
+from gbdnn.backends.integers import IntegerForm
 from gbdnn.errors import MemoryBudgetError
 from gbdnn.machine import available_bytes
+from gbdnn.machine.threads import limited_blas
 from gbdnn.types import Array
-from gbdnn.weights import CSR, Dense, Weight
+from gbdnn.weights import CSR, Dense, Integers, Weight
 from gbdnn.weights.patterns import places
 
 __all__ = ["DenseBackend", "DenseForm"]
@@ -97,6 +96,46 @@ def _check_budget(weight: Weight, copies: int) -> None:
         )
 
 
+class DenseIntegers(IntegerForm):
+    """Codes as floats, of which BLAS makes exact sums: whole numbers below 2^24, or 2^53.
+
+    Where a sum of all columns could exceed that, sums of fewer columns are added as integers.
+
+    Attributes
+    ----------
+    matrix : ndarray, shape (out_features, in_features)
+        Codes.
+    block : int
+        Columns whose sum is exact.
+    """
+
+    def __init__(self, weight: Integers) -> None:
+        _check_budget(weight, copies=1)
+        pattern, codes = weight.pattern(), weight.codes
+        super().__init__(weight, pattern, codes)
+        self.matrix = np.zeros(self.shape, self.dtype)
+        self.matrix.reshape(-1)[places(pattern)] = codes
+        largest = int(np.abs(codes, dtype=np.int16).max(initial=1)) * self.levels.largest
+        self.block = int(2 ** (np.finfo(self.dtype).nmant + 1) - 1) // largest
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the matrix and the scales."""
+        return int(self.matrix.nbytes + self.scales.nbytes)
+
+    def sums(self, group: int, X: Array) -> Array:
+        """Return exact sums; floats where one product has them."""
+        matrix = self.matrix[:, group * self.size : (group + 1) * self.size]
+        if len(X) <= self.block:
+            product: Array = matrix @ X
+            return product
+        sums = np.zeros((self.shape[0], X.shape[1]), self.sum_type)
+        for start in range(0, len(X), self.block):
+            columns = slice(start, start + self.block)
+            np.add(sums, matrix[:, columns] @ X[columns], out=sums, casting="unsafe")
+        return sums.astype(self.dtype)
+
+
 class DenseBackend(Backend):
     """Z = W Y + b with W full: cost follows out x in, whatever W's density.
 
@@ -106,10 +145,11 @@ class DenseBackend(Backend):
 
     name = "dense"
     forms = {"csr": _from_csr, "dense": _from_dense}  # noqa: RUF012
+    integers = DenseIntegers
 
     def affine(
         self,
-        w: DenseForm,
+        w: DenseForm | DenseIntegers,
         Y: Array,
         bias: Array | None,
         out: Array,
@@ -119,6 +159,9 @@ class DenseBackend(Backend):
         threads: int = 1,
     ) -> None:
         """Compute out = clamp(W Y + b) with a BLAS product for each tile."""
+        if isinstance(w, DenseIntegers):
+            w.affine(Y, bias, out, clamp=clamp, accumulate=accumulate)
+            return
         check_affine(w, Y, bias, out)
         if accumulate:
             out += w.matrix @ Y
@@ -149,32 +192,11 @@ class DenseBackend(Backend):
         """BLAS blocks by itself; wide tiles keep it busy."""
         return max(super().width(features, dtype, batch), 256 if batch is None else 0)
 
-    @contextmanager
-    def pinned(self, threads: int) -> Iterator[None]:
-        """Limit BLAS, a setting of the process: the first user sets it, the last restores it.
-
-        Nested or overlapping users share the first one's limit. Limits that each saved and restored
-        on its own would leave the process at 1 thread when two predictions overlap.
-        """
-        with _lock:
-            if not _active:
-                _active[:] = [_controller().limit(limits=threads, user_api="blas"), 0]
-            _active[1] += 1
-        try:
-            yield
-        finally:
-            with _lock:
-                _active[1] -= 1
-                if not _active[1]:
-                    _active[0].restore_original_limits()
-                    _active.clear()
+    def pinned(self, threads: int) -> AbstractContextManager[None]:
+        """Limit BLAS; users that overlap share the limit of the first one."""
+        return limited_blas(threads)
 
 
 def _side_by_side(tiles: Array) -> Array:
     """Return tiles, shape (tiles, features, width), as one matrix; a single one is not copied."""
     return tiles[0] if len(tiles) == 1 else tiles.transpose(1, 0, 2).reshape(tiles.shape[1], -1)
-
-
-_lock = threading.Lock()
-_active: list[Any] = []  # [limiter, number of users]
-_controller = cache(ThreadpoolController)

@@ -50,10 +50,12 @@ def share(task: Callable[[Item], Found], items: Iterable[Item], threads: int) ->
             for _ in range(helpers):
                 futures.append(_submit("gbdnn-worker", helpers, drain))  # noqa: PERF401
         drain()
+    except BaseException:
+        stopped.set()  # only now: a worker may have taken the last item without having begun it
+        raise
     finally:
         for _ in waiting:  # nothing is left to take, also after an exception
             pass
-        stopped.set()
         for future in futures:
             if not future.cancel():
                 future.exception()
@@ -63,13 +65,13 @@ def share(task: Callable[[Item], Found], items: Iterable[Item], threads: int) ->
     return [results[number] for number, _ in numbered]
 
 
-def apart(task: Callable[[], Found], on_interrupt: Callable[[], None]) -> Found:
+def apart(task: Callable[[], Found], on_interrupt: Callable[[], None] = lambda: None) -> Found:
     """Return ``task()``, computed by another thread while this one, the main thread, only waits.
 
-    For libraries in which a KeyboardInterrupt could be lost. When one comes, `on_interrupt` is
-    called, which makes the task end soon; the interrupt is raised when the task has ended. An
-    exception of the task is raised here. In any other thread, where no interrupt arrives, the task
-    just runs; also where no thread can be had.
+    For libraries in which a KeyboardInterrupt could be lost, or leave something half made, as in an
+    import. When one comes, `on_interrupt` is called, which may make the task end soon; the
+    interrupt is raised when the task has ended. An exception of the task is raised here. In any
+    other thread, where no interrupt arrives, the task just runs; also where no thread can be had.
     """
     if threading.current_thread() is not threading.main_thread():
         return task()

@@ -6,8 +6,8 @@ import hashlib
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,17 @@ import numpy as np
 import numpy.typing as npt
 
 from gbdnn.backends import get_backend
-from gbdnn.backends.base import Backend
 from gbdnn.challenge import files, images
-from gbdnn.challenge.generate import Spec, layers
+from gbdnn.challenge.generate import Spec
 from gbdnn.challenge.images import InputBits
+from gbdnn.challenge.source import ChallengeSource
 from gbdnn.errors import InputError
-from gbdnn.execution import executor
-from gbdnn.execution.source import Source, Work
-from gbdnn.execution.steps import Step, prepared_step
+from gbdnn.execution import executor, skipping
+from gbdnn.execution.source import Work
 from gbdnn.files.disk import atomic_write
-from gbdnn.layers import Linear, ReLU
-from gbdnn.machine import available_bytes, check_threads, peak_rss_bytes, versions
-from gbdnn.weights.csr import CSR
+from gbdnn.machine import check_threads, peak_rss_bytes, versions
 
-__all__ = ["ChallengeInputs", "Result", "load_inputs", "run"]
+__all__ = ["ChallengeInputs", "ColumnSums", "Result", "finished", "load_inputs", "run"]
 
 Array = npt.NDArray[Any]
 Progress = Callable[[int], None]
@@ -88,9 +85,10 @@ def run(
     spec: Spec,
     inputs: ChallengeInputs,
     *,
-    backend: str = "graphblas",
+    backend: str = "fused",
     threads: int | None = None,
     skip: bool = True,
+    compact: bool = True,
     data: Path | None = None,
     truth: Path | None = None,
     checkpoint: Path | None = None,
@@ -101,6 +99,8 @@ def run(
 
     Parameters
     ----------
+    compact : bool
+        Merge equal neurons of a layer as the layers are read (`gbdnn.compaction`).
     data : Path, optional
         Read the weights from official files there instead of generating them.
     truth : Path, optional
@@ -118,15 +118,15 @@ def run(
     """
     engine, threads = get_backend(backend), check_threads(threads)
     known = None if truth is None else files.read_categories(truth)
-    source = _Source(spec, data)
+    source = ChallengeSource(spec, data, compact)
     begin = time.perf_counter()
     source.load(engine, load_progress)
+    skipping.warm_up(engine, source.dtype)  # compiling does not count as inference
     load_seconds = time.perf_counter() - begin
-    sink = _ColumnSums(inputs.bits.count, spec.neurons)
+    sink = ColumnSums(inputs.bits.count, spec.neurons)
     work = Work()
-    saved = (
-        None if checkpoint is None else _Checkpoint.of(checkpoint, source, inputs, backend, skip)
-    )
+    settings = (backend, skip, compact)
+    saved = None if checkpoint is None else _Checkpoint.of(checkpoint, source, inputs, settings)
     start = 0 if saved is None else saved.read(sink, work)
     if progress:
         progress(start * spec.layers)
@@ -134,35 +134,66 @@ def run(
     for first in range(start, inputs.bits.count, chunk):
         part = inputs.bits.part(first, first + chunk)
         view = sink.part(first, first + chunk)
+        if source.first is not None:
+            work.effective_edges += source.first.nnz * part.count
+            if progress:
+                progress(part.count)
         work += executor.run(
-            source, part, view, backend=engine, threads=threads, skip=skip, progress=progress
-        )
+            source, source.behind_first(part), view, backend=engine, threads=threads, skip=skip,
+            progress=progress,
+        )  # fmt: skip
         if saved is not None:
             saved.write(sink, work, first + part.count)
+    chosen = {"backend": backend, "threads": threads, "skip": skip, "compact": compact}
+    return finished(inputs, source, sink, work, load_seconds, known=known, **chosen)
+
+
+def finished(
+    inputs: ChallengeInputs,
+    source: ChallengeSource,
+    sink: ColumnSums,
+    work: Work,
+    load_seconds: float,
+    *,
+    known: Array | None,
+    **settings: Any,
+) -> Result:
+    """Return the result of a run: its categories, compared with what is known, and its record.
+
+    Parameters
+    ----------
+    source : ChallengeSource
+        What was computed; it need not be loaded.
+    known : ndarray or None
+        The right categories, if somebody has said so.
+    **settings
+        Go into the record.
+    """
+    spec, count, seconds = source.spec, inputs.bits.count, work.seconds - work.waited
     categories = np.flatnonzero(sink.alive) + 1
     digest = hashlib.sha256(files.categories_bytes(categories)).hexdigest()
     record = {
         "neurons": spec.neurons,
         "layers": spec.layers,
-        "inputs": inputs.bits.count,
-        "backend": backend,
-        "threads": threads,
+        "inputs": count,
         "load_seconds": load_seconds + work.waited,
-        "seconds": work.seconds - work.waited,
-        "nominal_edges": work.nominal_edges,
+        "seconds": seconds,
+        "compact_seconds": source.compact_seconds,
+        "edges": spec.edges,
+        "compact_edges": source.compact_edges,
+        "nominal_edges": spec.edges * count,
         "effective_edges": work.effective_edges,
-        "nominal_edges_per_second": work.nominal_edges / (work.seconds - work.waited),
-        "effective_edges_per_second": work.effective_edges / (work.seconds - work.waited),
+        "nominal_edges_per_second": spec.edges * count / seconds,
+        "effective_edges_per_second": work.effective_edges / seconds,
         "categories": len(categories),
         "categories_sha256": digest,
         "passed": _judge(spec, inputs, categories, digest, known),
         "peak_rss_bytes": peak_rss_bytes(),
         "versions": versions(),
         "origin": inputs.origin,
-        "skip": skip,
         "oracle": _compare_with_oracle(source, inputs.bits, sink),
     }
-    return Result(categories, record)
+    return Result(categories, record | settings)
 
 
 def _judge(
@@ -190,56 +221,7 @@ def _find_inputs(neurons: int, path: Path | None, data: Path | None) -> tuple[In
     return images.resize(images.embedded_images(), side), "digits (embedded)"
 
 
-# -- layers for the executor -----------------------------------------------------------------------
-
-
-@dataclass(eq=False)
-class _Source(Source):
-    """The layers of a network: in memory if they fit, else made or read on the way."""
-
-    spec: Spec
-    data: Path | None
-    lazy: bool = True
-    resident: list[Step] = field(default_factory=list)
-
-    dtype = np.dtype(np.float32)
-
-    def __post_init__(self) -> None:
-        self.depth, self.edges, self.widest = self.spec.layers, self.spec.edges, self.spec.neurons
-        if self.data is None:  # 32 weights of 1/16 a row: they keep 0 (b < 0) and the cap
-            self.keeps = frozenset((0.0, self.spec.cap))
-
-    def load(self, backend: Backend, progress: Progress | None) -> None:
-        """Prepare all layers now, if they take at most a quarter of the free memory."""
-        per_edge = 4 * self.spec.neurons / 32 if backend.name == "dense" else 16
-        if self.spec.edges * per_edge > available_bytes() // 4:
-            return
-        for step in self.steps(backend):
-            self.resident.append(step)
-            if progress:
-                progress(1)
-        self.lazy = False
-
-    def weights(self, start: int = 0) -> Iterator[CSR]:
-        """Yield the weights from layer `start` on, generated or read."""
-        if self.data is None:
-            yield from layers(self.spec, start=start)
-            return
-        for k in range(start, self.spec.layers):
-            path = files.layer_path(self.data, self.spec.neurons, k + 1)
-            yield files.read_layer(path, self.spec.neurons)
-
-    def steps(self, backend: Backend, start: int = 0) -> Iterator[Step]:
-        """Yield the layers in the backend's form."""
-        if not self.lazy:
-            yield from self.resident[start:]
-            return
-        h = ReLU(self.spec.cap)
-        for weight in self.weights(start):
-            yield prepared_step(backend, (Linear(weight, self.spec.bias), h))
-
-
-class _ColumnSums:
+class ColumnSums:
     """Keeps of each input whether anything is left of it, and the sum of its last activations."""
 
     view = None
@@ -248,9 +230,9 @@ class _ColumnSums:
         self.features = features
         self.alive, self.sums = np.zeros(count, bool), np.zeros(count)
 
-    def part(self, start: int, stop: int) -> _ColumnSums:
+    def part(self, start: int, stop: int) -> ColumnSums:
         """Return a sink whose first input is number `start` here; it writes into this one."""
-        sink = _ColumnSums(0, self.features)
+        sink = ColumnSums(0, self.features)
         sink.alive, sink.sums = self.alive[start:stop], self.sums[start:stop]
         return sink
 
@@ -265,12 +247,12 @@ class _ColumnSums:
         self.sums[ids] = value * self.features
 
 
-def _chunk(source: _Source, skip: bool) -> int:
+def _chunk(source: ChallengeSource, skip: bool) -> int:
     """Return how many inputs to take between two checkpoints: some minutes' work without skipping.
 
     With skipping all inputs go together, since survivors merge into fuller tiles.
     """
-    return OFFICIAL_COUNT if skip else max(CHUNK_EDGES // source.edges // 8 * 8, 8)
+    return OFFICIAL_COUNT if skip else max(CHUNK_EDGES // source.spec.edges // 8 * 8, 8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,16 +263,20 @@ class _Checkpoint:
 
     @classmethod
     def of(
-        cls, folder: Path, source: _Source, inputs: ChallengeInputs, backend: str, skip: bool
+        cls,
+        folder: Path,
+        source: ChallengeSource,
+        inputs: ChallengeInputs,
+        settings: tuple[Any, ...],
     ) -> _Checkpoint:
         """Name the file after everything that the result depends on."""
         bits = inputs.bits
-        parts = (source.spec, source.data, bits.count, backend, skip, sorted(versions().items()))
+        parts = (source.spec, source.data, bits.count, *settings, sorted(versions().items()))
         key = hashlib.sha256(repr(parts).encode() + np.ascontiguousarray(bits.bits).tobytes())
         folder.mkdir(parents=True, exist_ok=True)
         return cls(folder / f"{source.spec.neurons}x{source.depth}-{key.hexdigest()[:24]}.npz")
 
-    def read(self, sink: _ColumnSums, work: Work) -> int:
+    def read(self, sink: ColumnSums, work: Work) -> int:
         """Fill `sink` and `work`; return how many inputs are done, with a damaged file none."""
         try:
             with self.path.open("rb") as file, np.load(file, allow_pickle=False) as content:
@@ -303,7 +289,7 @@ class _Checkpoint:
         work += Work(int(counts[0]), int(counts[1]), float(counts[2]), float(counts[3]))
         return int(done)
 
-    def write(self, sink: _ColumnSums, work: Work, done: int) -> None:
+    def write(self, sink: ColumnSums, work: Work, done: int) -> None:
         """Keep the state after the first `done` inputs; after the last remove it."""
         if done >= len(sink.alive):
             self.path.unlink(missing_ok=True)
@@ -317,19 +303,19 @@ class _Checkpoint:
 
 
 def _compare_with_oracle(
-    source: _Source, inputs: InputBits, sink: _ColumnSums
+    source: ChallengeSource, inputs: InputBits, sink: ColumnSums
 ) -> dict[str, Any] | None:
     """Recompute a sample in float64 with other code; None if that would take too long.
 
     At 1,024 neurons the weights are full matrices and the product is BLAS'; above, where a full
     layer would take 0.1 to 34 GB, it is scipy's sparse product.
     """
-    count = min(ORACLE_SAMPLES, ORACLE_EDGES // source.edges, inputs.count)
+    count = min(ORACLE_SAMPLES, ORACLE_EDGES // source.spec.edges, inputs.count)
     if count == 0:
         return None
     ids = _sample(sink.alive, count)
     Y = np.unpackbits(inputs.select(ids).bits, axis=1)[:, : len(ids)].astype(np.float64)
-    dense = source.widest == 1024
+    dense = source.spec.neurons == 1024
     for weight in source.weights():
         W = weight.astype(np.float64)
         Z = (W.to_dense() if dense else W.to_scipy()) @ Y + np.float64(np.float32(source.spec.bias))

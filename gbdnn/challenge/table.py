@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from gbdnn.errors import BackendError, InputError
 from gbdnn.files.disk import atomic_write
 from gbdnn.machine import machine, versions
 
-__all__ = ["markdown", "parse_networks", "run_networks"]
+__all__ = ["COLUMNS", "markdown", "markdown_table", "origin", "parse_networks", "run_networks"]
 
 Record = dict[str, Any]
 
@@ -79,35 +80,57 @@ def _run_one(spec: Spec, out: Path, options: Sequence[str]) -> Record:
     words += ["--neurons", str(spec.neurons), "--layers", str(spec.layers), *options]
     command = [sys.executable, "-m", "gbdnn.cli.main", *words]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    try:
+    with suppress(ValueError):
         record: Record = json.loads(done.stdout)
-    except ValueError:
-        got = f"exit code {done.returncode}, see the messages above"
-        raise BackendError(f"{spec.neurons}x{spec.layers}", "a result", got) from None
-    return record
+        if "error" not in record:
+            return record
+    got = f"exit code {done.returncode}, see the messages above"
+    raise BackendError(f"{spec.neurons}x{spec.layers}", "a result", got)
+
+
+COLUMNS: dict[str, Callable[[Record], str]] = {
+    "neurons": lambda r: f"{r['neurons']:,}",
+    "layers": lambda r: f"{r['layers']:,}",
+    "inputs": lambda r: f"{r['inputs']:,}",
+    "edges": lambda r: f"{r['edges']:,}",
+    "compacted": lambda r: f"{r['compact_edges'] or r['edges']:,}",
+    "load s": lambda r: f"{r['load_seconds']:.2f}",
+    "of it compaction": lambda r: f"{r['compact_seconds']:.2f}",
+    "inference s": lambda r: f"{r['seconds']:.2f}",
+    "nominal GEdge/s": lambda r: f"{r['nominal_edges_per_second'] / 1e9:,.0f}",
+    "effective GEdge/s": lambda r: f"{r['effective_edges_per_second'] / 1e9:,.1f}",
+    "computed": lambda r: f"{r['effective_edges'] / r['nominal_edges']:.2%}",
+    "peak GiB": lambda r: f"{r['peak_rss_bytes'] / 2**30:.2f}",
+    "categories": lambda r: f"{r['categories']:,}",
+    "truth": lambda r: {True: "passed", False: "FAILED", None: "unknown"}[r["passed"]],
+}
+"""The columns of the table: a head, and the text of a record below it."""
 
 
 def markdown(records: Sequence[Record]) -> str:
     """Return the records as a Markdown table, with machine, threads and versions below."""
-    head = (
-        "| neurons | layers | inputs | load s | inference s | nominal GEdge/s | effective GEdge/s "
-        "| computed | peak GiB | categories | truth |\n" + 10 * "|--:" + "|---|\n"
+    rows = [[text(record) for text in COLUMNS.values()] for record in records]
+    first = records[0] | {"machine": machine()}
+    skipping = "exact skipping" if first["skip"] else "nothing skipped"
+    merging = "equal neurons merged" if first["compact"] else "nothing merged"
+    return (
+        f"{markdown_table(list(COLUMNS), rows)}\n"
+        f"{first['backend']} backend, {skipping}, {merging}, one run each; {origin(first)}\n"
     )
-    verdict = {True: "passed", False: "FAILED", None: "unknown"}
-    lines = [
-        f"| {r['neurons']:,} | {r['layers']:,} | {r['inputs']:,} | {r['load_seconds']:.2f} "
-        f"| {r['seconds']:.2f} | {r['nominal_edges_per_second'] / 1e9:,.0f} "
-        f"| {r['effective_edges_per_second'] / 1e9:,.1f} "
-        f"| {r['effective_edges'] / r['nominal_edges']:.2%} "
-        f"| {r['peak_rss_bytes'] / 2**30:.2f} | {r['categories']:,} | {verdict[r['passed']]} |"
-        for r in records
-    ]
-    here = machine()
-    first = records[0]
-    packages = ", ".join(f"{name} {number}" for name, number in first["versions"].items())
-    note = (
-        f"\n\n{first['backend']} backend, {first['threads']} threads, "
-        f"{'exact skipping' if first['skip'] else 'nothing skipped'}; {here['processor']}, "
-        f"{here['cores']} cores, {', '.join(here['vectors'])}; {packages}. One run each.\n"
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 0) -> str:
+    """Return a Markdown table; the first `left` columns are aligned left, the others right."""
+    rule = ["---"] * left + ["--:"] * (len(heads) - left)
+    lines = [f"| {' | '.join(row)} |" for row in (heads, *rows)]
+    return "\n".join([lines[0], f"|{'|'.join(rule)}|", *lines[1:]]) + "\n"
+
+
+def origin(record: Record) -> str:
+    """Return threads, machine and versions of a record, as the end of a sentence."""
+    here = record["machine"]
+    packages = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+    return (
+        f"{record['threads']} threads; {here['processor']}, {here['cores']} cores, "
+        f"{', '.join(here['vectors'])}; {packages}."
     )
-    return head + "\n".join(lines) + note

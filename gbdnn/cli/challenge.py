@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import click
 
 from gbdnn.cli.options import BACKEND, FILE, FOLDER, JSON, OUT, THREADS, TableChoice, options
-from gbdnn.cli.output import echo_json, echo_rows, progress
+from gbdnn.cli.output import echo_json, echo_rows
 from gbdnn.errors import InputError
+from gbdnn.progress import bar
 
 __all__ = ["challenge"]
 
@@ -22,11 +24,12 @@ network_options = options(
                  help="Layers; official are 120, 480 and 1920."),
 )  # fmt: skip
 run_options = options(
-    click.option("--backend", type=BACKEND, default="graphblas", show_default=True,
+    click.option("--backend", type=BACKEND, default="fused", show_default=True,
                  help="What computes."),
     THREADS,
     click.option("--no-skip", is_flag=True,
                  help="Compute inputs also when nothing is left of them."),
+    click.option("--no-compact", is_flag=True, help="Do not merge equal neurons of a layer."),
     JSON,
 )  # fmt: skip
 
@@ -43,6 +46,8 @@ def challenge() -> None:
 @click.option("--data", type=FOLDER, help="Read official weight files from here.")
 @click.option("--categories", type=FILE, help="Compare with the categories in this file.")
 @click.option("--checkpoint", type=OUT, help="Folder in which a long run keeps what is done.")
+@click.option("--executor", help="Spread the inputs: processes:4, dask://host:8786, or under "
+              "mpiexec: mpi.")  # fmt: skip
 @run_options
 def challenge_run(
     neurons: str,
@@ -52,9 +57,11 @@ def challenge_run(
     backend: str,
     threads: int | None,
     no_skip: bool,
+    no_compact: bool,
     data: Path | None,
     categories: Path | None,
     checkpoint: Path | None,
+    executor: str | None,
     as_json: bool,
 ) -> None:
     """Run an official network, generated here exactly, and check the result.
@@ -66,17 +73,31 @@ def challenge_run(
     from gbdnn.challenge import runner
     from gbdnn.challenge.generate import Spec
 
+    if executor is not None and checkpoint is not None:
+        raise click.UsageError("--checkpoint is for one process; leave it out with --executor.")
     spec = Spec(int(neurons), layers)
     click.echo("making the inputs", err=True)
     inputs = runner.load_inputs(spec.neurons, path=images, data=data, limit=limit)
-    with (
-        progress("layers", spec.layers) as loaded,
-        progress("inference", inputs.bits.count * spec.layers) as done,
-    ):
-        result = runner.run(
-            spec, inputs, backend=backend, threads=threads, skip=not no_skip, data=data,
-            truth=categories, checkpoint=checkpoint, load_progress=loaded, progress=done,
-        )  # fmt: skip
+    given: dict[str, Any] = {
+        "backend": backend, "threads": threads, "skip": not no_skip, "compact": not no_compact,
+        "data": data, "truth": categories,
+    }  # fmt: skip
+    with ExitStack() as stack:
+        if executor is not None:
+            from gbdnn.distributed import challenge as distributed
+
+            pool = stack.enter_context(distributed.opened(executor))
+            if pool is None:  # a rank that was a worker
+                return
+            done = stack.enter_context(bar("inference", inputs.bits.count * spec.layers))
+            found = distributed.run(spec, inputs, executor=pool, progress=done, **given)
+            assert found is not None
+            result = found
+        else:
+            loaded = stack.enter_context(bar("layers", spec.layers))
+            done = stack.enter_context(bar("inference", inputs.bits.count * spec.layers))
+            result = runner.run(spec, inputs, checkpoint=checkpoint, load_progress=loaded,
+                                progress=done, **given)  # fmt: skip
     if as_json:
         echo_json(result.record)
     else:
@@ -91,10 +112,13 @@ def _print_result(record: dict[str, Any]) -> None:
     rows = {
         "network": f"{record['neurons']:,} neurons x {record['layers']:,} layers",
         "inputs": f"{record['inputs']:,} ({record['origin']})",
+        "edges": _edges_line(record),
         "edges x inputs": f"{record['nominal_edges']:,} nominal, "
         f"{record['effective_edges']:,} computed ({share:.2%})",
-        "backend": f"{record['backend']}, {record['threads']} threads",
-        "loading": f"{record['load_seconds']:.2f} s",
+        "backend": f"{record['backend']}, {record['threads']} threads"
+        + (f" of {record['workers']} workers" if "workers" in record else ""),
+        "loading": f"{record['load_seconds']:.2f} s"
+        + f", compaction {record['compact_seconds']:.2f} s of it" * record["compact"],
         "inference": f"{record['seconds']:.3f} s",
         "nominal rate": f"{record['nominal_edges_per_second'] / 1e9:,.1f} GEdge/s",
         "effective rate": f"{record['effective_edges_per_second'] / 1e9:,.1f} GEdge/s",
@@ -104,6 +128,11 @@ def _print_result(record: dict[str, Any]) -> None:
         "oracle": _oracle_line(record["oracle"]),
     }
     echo_rows("Sparse DNN Graph Challenge", rows)
+
+
+def _edges_line(record: dict[str, Any]) -> str:
+    left = record["compact_edges"]
+    return f"{record['edges']:,}" + ("" if left is None else f", {left:,} after compaction")
 
 
 def _oracle_line(oracle: dict[str, Any] | None) -> str:
@@ -127,6 +156,7 @@ def challenge_table(
     backend: str,
     threads: int | None,
     no_skip: bool,
+    no_compact: bool,
     as_json: bool,
 ) -> None:
     """Run several networks, each in its own process, and print a table.
@@ -140,6 +170,7 @@ def challenge_table(
     options += [] if images is None else ["--images", str(images)]
     options += [] if threads is None else ["--threads", str(threads)]
     options += ["--no-skip"] if no_skip else []
+    options += ["--no-compact"] if no_compact else []
     records = table.run_networks(table.parse_networks(networks), out, options)
     text = {"table.json": json.dumps(records, indent=1), "table.md": table.markdown(records)}
     for name, content in text.items():
@@ -175,7 +206,7 @@ def challenge_generate(
     _check_space(out, len(numbers) * 32 * spec.neurons * (4 if zipped else 24))
     folder = out / f"neuron{spec.neurons}"
     folder.mkdir(parents=True, exist_ok=True)
-    with progress("layers", len(numbers)) as done:
+    with bar("layers", len(numbers)) as done:
         for k in numbers:
             weight = next(generate(spec, start=k - 1, stop=k))
             files.write_layer(folder / f"n{spec.neurons}-l{k}.tsv{suffix}", weight)

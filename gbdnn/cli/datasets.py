@@ -6,8 +6,11 @@ Nothing is unpickled, and sizes in headers are compared with the file before mem
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,14 +18,15 @@ import numpy as np
 import scipy.sparse as sp
 
 from gbdnn.cli.tables import column_of, read_table
+from gbdnn.data.inputs import unpadded
 from gbdnn.errors import (
-    DtypeError,
     FileFormatError,
     GbdnnError,
     InputError,
     MemoryBudgetError,
     NonFiniteError,
     ShapeError,
+    choose,
 )
 from gbdnn.files.disk import open_binary
 from gbdnn.machine import available_bytes
@@ -30,12 +34,18 @@ from gbdnn.types import Array, FilePath
 from gbdnn.weights.csr import as_csr, check_finite
 
 __all__ = [
-    "FORMATS", "Dataset", "as_classes", "as_values", "check_samples", "digits", "read", "split",
+    "FORMATS", "Dataset", "check_samples", "digits", "read", "split",
 ]  # fmt: skip
 
 PAIRS = (("X", "y"), ("x", "y"), ("X_train", "y_train"), ("x_train", "y_train"),
          ("data", "target"), ("data", "label"), ("images", "labels"))  # fmt: skip
 TESTS = (("X", "y"), ("x", "y"), ("X_test", "y_test"), ("x_test", "y_test"))
+STORED = {
+    **dict.fromkeys(("csr", "csc", "bsr"), ("indices", "indptr")),
+    "coo": ("row", "col"),
+    "dia": ("offsets",),
+}
+"""What scipy.sparse.save_npz writes besides data, shape and format."""
 INFLATION = 1032  # deflate cannot make data smaller than this
 
 
@@ -54,6 +64,10 @@ class Dataset:
         The header's name of the column that y was.
     first : int or None
         The number of the first feature in an svmlight file, 0 or 1.
+    names : tuple of str or None
+        The features' names in a header.
+    lengths : ndarray of int or None
+        Of sequences: X is padded, (n_samples, time, n_features).
     """
 
     X: Any
@@ -61,6 +75,8 @@ class Dataset:
     origin: str
     label: str | None = None
     first: int | None = None
+    names: tuple[str, ...] | None = None
+    lengths: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -78,11 +94,17 @@ class Wanted:
     header : bool, optional
         Whether the first line of a table is a header; default: looked up in it.
     first : int, optional
-        The number of the first feature in svmlight files: 0, 1, or whichever occurs.
+        The number of the first feature in svmlight files, 0 or 1. Default: 0 if that occurs; else 1
+        with a warning, or with `features` an error if the file could begin with either.
     test : bool
         Prefer x_test and y_test to x_train and y_train.
     names : tuple of str
         More names that a column of labels may have in a header.
+    columns : sequence of str, optional
+        The names of the features; a table's columns are brought into this order.
+    sequences : bool
+        An array (n, time, features) is not images but sequences, one (n, time) such of one feature;
+        in .npz an array `lengths` says how many time steps each has.
     """
 
     label: str | None = None
@@ -91,6 +113,8 @@ class Wanted:
     first: int | None = None
     test: bool = False
     names: tuple[str, ...] = ()
+    columns: Sequence[str] | None = None
+    sequences: bool = False
 
 
 def read(path: FilePath, **wanted: Any) -> Dataset:
@@ -99,8 +123,9 @@ def read(path: FilePath, **wanted: Any) -> Dataset:
     Parameters
     ----------
     path : path-like
-        The name's end says what it is: .npz (arrays X and y, or x_train and y_train), .npy, .csv,
-        .tsv, .txt (with a header or not), .svm, .svmlight, .libsvm; text also with .gz.
+        The name's end says what it is: .npz (arrays X and y, or x_train and y_train; or what
+        scipy.sparse.save_npz writes, which may hold y besides), .npy, .csv, .tsv, .txt (with a
+        header or not), .svm, .svmlight, .libsvm; text also with .gz.
     **wanted
         Fields of `Wanted`.
 
@@ -120,8 +145,11 @@ def read(path: FilePath, **wanted: Any) -> Dataset:
     reader = _READERS.get(suffix.lower())
     if reader is None or (path.suffix == ".gz" and reader in (_read_npy, _read_npz)):
         raise InputError(str(path), f"a name that ends in {', '.join(FORMATS)}", repr(path.name))
-    dataset = reader(path, Wanted(**wanted))
+    asked = Wanted(**wanted)
+    dataset = reader(path, asked)
     X, y = dataset.X, dataset.y
+    if asked.sequences:
+        return _sequences(path, dataset)
     if X.ndim > 2 and 0 not in X.shape:
         dataset = replace(dataset, X=X.reshape(len(X), -1))
     if X.ndim < 2 or 0 in X.shape:
@@ -132,12 +160,32 @@ def read(path: FilePath, **wanted: Any) -> Dataset:
     return dataset
 
 
-def digits() -> Dataset:
-    """Return the 1,797 handwritten digits of scikit-learn: (1797, 64), 0 to 16."""
+def _sequences(path: Path, dataset: Dataset) -> Dataset:
+    """Check sequences and what belongs to them."""
+    X, y = dataset.X, dataset.y
+    if sp.issparse(X) or X.ndim not in (2, 3) or 0 in X.shape:
+        expected = "sequences (n, time, features), or (n, time) of one feature"
+        raise FileFormatError(str(path), expected, f"shape {X.shape}")
+    X = X.reshape(*X.shape[:2], -1)
+    if y is not None and len(y) != len(X):
+        expected = f"{len(X)} labels, as many as sequences"
+        raise FileFormatError(str(path), expected, f"shape {y.shape}")
+    lengths = np.array([len(part) for part in unpadded(X, dataset.lengths, "X")[0]])
+    return replace(dataset, X=X, lengths=lengths)
+
+
+def digits(sequences: bool = False) -> Dataset:
+    """Return the 1,797 handwritten digits of scikit-learn: (1797, 64), 0 to 16.
+
+    As sequences they are their 8 rows of 8, from 0 to 1.
+    """
     from sklearn.datasets import load_digits
 
     found = load_digits()
-    return Dataset(found.data.astype(np.float32), found.target, "scikit-learn's digits")
+    X, name = found.data.astype(np.float32), "scikit-learn's digits"
+    if sequences:
+        return Dataset(X.reshape(-1, 8, 8) / 16, found.target, name, lengths=np.full(len(X), 8))
+    return Dataset(X, found.target, name)
 
 
 def check_samples(X: Any, fix: str = "") -> None:
@@ -155,48 +203,14 @@ def split(count: int, fraction: float, seed: int) -> tuple[Array, Array]:
     return np.sort(order[held:]), np.sort(order[:held])
 
 
-def as_classes(y: Array) -> tuple[list[Any], Array]:
-    """Return the classes, ascending, as what JSON can say, and the number of each label in them.
-
-    Raises
-    ------
-    ShapeError, DtypeError, NonFiniteError, InputError
-        Labels with two dimensions, that are neither numbers nor text, NaN, or all the same.
-    """
-    if y.ndim == 2 and y.shape[1] == 1:
-        y = y[:, 0]
-    if y.ndim != 1:
-        raise ShapeError("labels", "one label for each sample", f"shape {y.shape}")
-    if y.dtype.kind not in "biufUS":
-        raise DtypeError("labels", "numbers or text", f"dtype {y.dtype}")
-    if y.dtype.kind == "f":
-        check_finite("labels", y, "Every sample needs a label.")
-        if (y == np.rint(y)).all() and abs(y).max(initial=0) < 2**53:
-            y = y.astype(np.int64)
-    if y.dtype.kind == "S":
-        y = np.char.decode(y, "utf-8", "replace")
-    classes, codes = np.unique(y, return_inverse=True)
-    if len(classes) < 2:
-        raise InputError("labels", "at least two classes", f"{len(classes)}")
-    return classes.tolist(), codes
-
-
-def as_values(y: Array) -> Array:
-    """Return targets of a regression as float64, shape (n_samples, outputs)."""
-    if y.dtype.kind not in "biuf":
-        fix = "Text is for classes: --task classify."
-        raise DtypeError("labels", "numbers", f"dtype {y.dtype}", fix)
-    values = y.reshape(len(y), -1).astype(np.float64)
-    check_finite("labels", values)
-    return values
-
-
 # -- npz and npy -----------------------------------------------------------------------------------
 
 
 def _read_npz(path: Path, wanted: Wanted) -> Dataset:
     with _whole(path, ".npz") as file, np.load(file, allow_pickle=False) as archive:
         names = {name.removesuffix(".npy") for name in archive.zip.namelist()}
+        if {"format", "shape", "data"} <= names:
+            return _read_sparse(path, archive, names, wanted)
         pairs = TESTS + PAIRS if wanted.test else PAIRS
         found = [p for p in pairs if set(p) <= names] or [p for p in pairs if p[0] in names]
         if not found:
@@ -204,13 +218,40 @@ def _read_npz(path: Path, wanted: Wanted) -> Dataset:
             got = f"the names {', '.join(sorted(names)) or 'none'}"[:200]
             raise FileFormatError(str(path), expected, got)
         name, label = found[0]
-        if wanted.label is not None:
-            label = wanted.label
-            if label not in names:
-                raise InputError("label", f"one of {', '.join(sorted(names))}"[:200], repr(label))
+        label = wanted.label or label
         X = _member(path, archive, name)
-        y = _member(path, archive, label) if label in names else None
-    return Dataset(X, y, f"{path.name}, array {name}")
+        known = wanted.label is not None or label in names
+        y = _labels(path, archive, label, names) if known else None
+        there = wanted.sequences and "lengths" in names
+        lengths = _member(path, archive, "lengths") if there else None
+    return Dataset(X, y, f"{path.name}, array {name}", lengths=lengths)
+
+
+def _read_sparse(path: Path, archive: Any, names: set[str], wanted: Wanted) -> Dataset:
+    """Read what scipy.sparse.save_npz has written, in any of its formats."""
+    kind = _member(path, archive, "format").tobytes().decode("ascii", "replace").replace("\0", "")
+    needed = STORED[choose(f"{path}, format", kind, STORED)]
+    if "coords" in names:  # how newer versions of scipy may write coo
+        needed = ("coords",)
+    if missing := [name for name in needed if name not in names]:
+        expected = f"the arrays {', '.join(needed)} of a {kind} matrix"
+        raise FileFormatError(str(path), expected, f"no {', '.join(missing)}")
+    shape = tuple(_member(path, archive, "shape").ravel().tolist())
+    parts = [_member(path, archive, name) for name in needed]
+    data: Any = (_member(path, archive, "data"), *parts)
+    if kind == "coo":
+        data = (data[0], tuple(parts[0]) if len(parts) == 1 else tuple(parts))
+    matrix = getattr(sp, f"{kind}_array")(data, shape=shape)
+    X = as_csr(matrix, name=str(path)).to_scipy()
+    label = wanted.label or next((name for _, name in PAIRS if name in names), None)
+    y = None if label is None else _labels(path, archive, label, names)
+    return Dataset(X, y, f"{path.name}, {kind}")
+
+
+def _labels(path: Path, archive: Any, label: str, names: set[str]) -> Array:
+    if label not in names:
+        raise InputError("label", f"one of {', '.join(sorted(names))}"[:200], repr(label))
+    return _member(path, archive, label)
 
 
 def _member(path: Path, archive: Any, name: str) -> Array:
@@ -223,6 +264,12 @@ def _member(path: Path, archive: Any, name: str) -> Array:
     _check_room(what, info.file_size)
     try:
         return _checked(what, archive[name])
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise
+        got = "Python objects, which only a pickle holds"
+        fix = "Save text as y.astype(str), a sparse matrix with scipy.sparse.save_npz."
+        raise FileFormatError(what, "an array of numbers or text", got, fix) from None
     except MemoryError as error:  # the array's own header, of which numpy takes its size, lies
         raise FileFormatError(what, "as many values as the header says", str(error)) from None
 
@@ -271,10 +318,11 @@ def _whole(path: Path, kind: str) -> Iterator[IO[bytes]]:
 
 
 def _read_csv(path: Path, wanted: Wanted) -> Dataset:
-    X, y, name = read_table(
-        path, wanted.label, features=wanted.features, header=wanted.header, names=wanted.names
-    )
-    return Dataset(X, y, path.name, name)
+    table = read_table(
+        path, wanted.label, features=wanted.features, header=wanted.header, names=wanted.names,
+        columns=wanted.columns,
+    )  # fmt: skip
+    return Dataset(table.X, table.y, path.name, table.label, names=table.names)
 
 
 def _read_svmlight(path: Path, wanted: Wanted) -> Dataset:
@@ -290,12 +338,21 @@ def _read_svmlight(path: Path, wanted: Wanted) -> Dataset:
         except (ValueError, OverflowError, IndexError, UnicodeDecodeError) as error:
             expected = 'lines "label index:value ..." with ascending indices'
             raise FileFormatError(str(path), expected, str(error)[:200]) from None
-    if not np.isfinite(X.data).all() or not np.isfinite(y).all():
-        raise NonFiniteError(str(path), "finite numbers", "NaN or infinity")
-    least = int(X.indices.min(initial=1)) if X.nnz else 1
-    first = wanted.first if wanted.first is not None else min(least, 1)
-    if least < first:
-        raise FileFormatError(str(path), "features numbered from 1", "a feature 0")
+    with np.errstate(over="ignore"):
+        fits = np.isfinite(X.data.astype(np.float32))
+    if not fits.all():
+        k = int(fits.argmin())
+        what = f"{_place(path, int(np.searchsorted(X.indptr, k, 'right')) - 1)}: {X.indices[k]}"
+        raise NonFiniteError(what, "a finite number that fits into float32", f"{X.data[k]}")
+    if not (fits := np.isfinite(y)).all():
+        k = int(fits.argmin())
+        raise NonFiniteError(f"{_place(path, k)}, label", "a finite number", f"{y[k]}")
+    first = wanted.first
+    if first is None:
+        first = _first_feature(path, X, wanted.features)
+    elif X.nnz and X.indices.min() < first:
+        fix = "Count from 0 with --zero-based, here and in training."
+        raise FileFormatError(str(path), "features numbered from 1", "a feature 0", fix)
     width = X.shape[1] - first
     if wanted.features is not None and width > wanted.features:
         expected = f"features up to number {wanted.features - 1 + first}"
@@ -305,6 +362,33 @@ def _read_svmlight(path: Path, wanted: Wanted) -> Dataset:
     X = type(X)((X.data, X.indices, X.indptr), shape=shape)
     X = as_csr(X, dtype=np.float32, name=str(path)).to_scipy()
     return Dataset(X, y, path.name, first=first)
+
+
+def _first_feature(path: Path, X: Any, features: int | None) -> int:
+    """Return 0 or 1: what the numbers of features in an svmlight file begin with."""
+    with open_binary(path) as file:  # dump_svmlight_file says it if it is given a comment
+        said = re.search(rb"^# Column indices are (zero|one)-based", file.read(4096), re.MULTILINE)
+    if said or not X.nnz or X.indices.min() == 0:
+        return int(said[1] == b"one" if said else not X.nnz)
+    if features is None:
+        warnings.warn(
+            f"{path.name}: no feature 0 occurs, so that features are taken to be numbered from 1; "
+            "say --zero-based (scikit-learn's dump_svmlight_file) or --one-based (libsvm)",
+            stacklevel=4,
+        )
+    elif X.shape[1] <= features:
+        expected = "a file with a feature 0, or --zero-based or --one-based"
+        got = "a smallest feature of " + str(X.indices.min())
+        fix = "scikit-learn's dump_svmlight_file counts from 0, libsvm from 1."
+        raise InputError(str(path), expected, got, fix)
+    return 1
+
+
+def _place(path: Path, sample: int) -> str:
+    """Return file and line of a sample in an svmlight file; comments may stand between samples."""
+    with open_binary(path) as file:
+        lines = (k for k, line in enumerate(file, 1) if line.split(b"#")[0].strip())
+        return f"{path}, line {next(islice(lines, sample, None))}"
 
 
 _READERS: dict[str, Callable[[Path, Wanted], Dataset]] = {

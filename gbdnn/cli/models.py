@@ -19,20 +19,23 @@ from gbdnn.cli.options import (
     FILE,
     JSON,
     OUT,
+    Number,
     TableChoice,
     TableHint,
     check_out,
     data_options,
     run_options,
 )
-from gbdnn.cli.output import echo_json, echo_rows
+from gbdnn.cli.output import echo_json, echo_rows, printable
+from gbdnn.cli.scores import classes_of, likeliest, predicted, score, targets
+from gbdnn.cli.sequences import per_row, takes_sequences
 from gbdnn.errors import InputError
 
 if TYPE_CHECKING:
     from gbdnn.cli.datasets import Dataset
     from gbdnn.network import Network
 
-__all__ = ["predict", "prune", "summary"]
+__all__ = ["predict", "prune", "samples_for", "summary"]
 
 
 # -- summary ---------------------------------------------------------------------------------------
@@ -43,12 +46,16 @@ __all__ = ["predict", "prune", "summary"]
 @click.option("--backend", type=BACKEND, help="Also show what computes each layer.")
 @JSON
 def summary(model: Path, backend: str | None, as_json: bool) -> None:
-    """Show the layers of a model file: shapes, non-zeros, bytes. The file is verified."""
-    from gbdnn.network import load
+    """Show the layers and tensors of a model file: shapes, non-zeros, bits, bytes.
+
+    The file is verified.
+    """
+    from gbdnn.models.files import load
+    from gbdnn.summary import tensors
 
     network = load(model)
     table = network.summary(backend)
-    record = {
+    record: dict[str, Any] = {
         "model": str(model),
         "file_bytes": model.stat().st_size,
         "in_features": network.in_features,
@@ -56,12 +63,14 @@ def summary(model: Path, backend: str | None, as_json: bool) -> None:
         "dtype": str(network.dtype),
         "layers": list(table.rows),
         "total": table.total,
+        "tensors": tensors(network.parameters),
         "metadata": network.metadata,
     }
     if as_json:
         echo_json(record)
         return
     click.echo(str(table))
+    click.echo(_tensor_table(record["tensors"]))
     rows = {
         "file": f"{record['file_bytes']:,} bytes",
         "samples": f"{network.in_features:,} features in, {network.out_features:,} values out",
@@ -69,13 +78,21 @@ def summary(model: Path, backend: str | None, as_json: bool) -> None:
     }
     for key, value in network.metadata.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        rows[_printable(key)] = _printable(text if len(text) <= 300 else text[:297] + "...")
+        rows[printable(key)] = printable(text if len(text) <= 300 else text[:297] + "...")
     echo_rows("", rows)
 
 
-def _printable(text: str) -> str:
-    """Return a text from a file without what could steer a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+def _tensor_table(rows: list[dict[str, Any]]) -> str:
+    """Return the tensors as text."""
+    from gbdnn.summary import text_table
+
+    head = ("tensor", "form", "input rounded to", "shape", "entries", "bits", "scales", "bytes")
+    lines = [
+        (row["tensor"], row["form"], row["input"], " x ".join(map(str, row["shape"])),
+         f"{row['entries']:,}", str(row["bits"]), f"{row['scales']:,}", f"{row['bytes']:,}")
+        for row in rows
+    ]  # fmt: skip
+    return text_table([head, *lines], left=3)
 
 
 # -- predict ---------------------------------------------------------------------------------------
@@ -98,6 +115,7 @@ def predict(
     form: str | None,
     label: str | None,
     header: bool | None,
+    first: int | None,
     as_json: bool,
     **computing: Any,
 ) -> None:
@@ -114,10 +132,10 @@ def predict(
             message = f"{out.name!r} ends in none of .csv, .npy, .json."
             raise click.BadParameter(message, param_hint="--out")
     network = load(model)
-    classes = _classes(network)
-    samples = _samples(network, data, label, header)
+    classes = classes_of(network)
+    samples = samples_for(network, data, label, header, first)
     begin = time.perf_counter()
-    values = network.predict(samples.X, **computing)
+    values = predicted(network, samples, **computing)
     seconds = time.perf_counter() - begin
     form = form or ("classes" if classes is not None else "values")
     result, names = _formed(network, values, form, classes)
@@ -130,41 +148,38 @@ def predict(
         "backend": computing["backend"],
     }
     if samples.y is not None:
-        record |= _score(network, values, samples.y, classes)
+        record |= score(network, values, samples.y, classes)
     _deliver(result, names, out, record, as_json)
 
 
-def _samples(network: Network, data: Path, label: str | None, header: bool | None) -> Dataset:
+def samples_for(
+    network: Network,
+    data: Path,
+    label: str | None,
+    header: bool | None,
+    first: int | None,
+    *,
+    test: bool = True,
+) -> Dataset:
+    """Read samples as the model file says that its own were."""
     from gbdnn.cli import datasets
 
     known = network.metadata.get("label")
-    first = network.metadata.get("first_feature")
-    return datasets.read(
-        data, label=label, header=header, features=network.in_features, test=True,
-        first=first if first in (0, 1) else None,
-        names=(known,) if isinstance(known, str) else (),
+    own = network.metadata.get("first_feature")
+    columns = network.metadata.get("feature_names")
+    if columns is not None and not (
+        isinstance(columns, list)
+        and len(set(map(str, columns))) == len(columns) == network.in_features
+        and all(isinstance(name, str) for name in columns)
+    ):
+        expected = f"{network.in_features} different names"
+        raise InputError("feature_names in the model's metadata", expected, repr(columns)[:80])
+    found = datasets.read(
+        data, label=label, header=header, features=network.in_features, test=test,
+        first=own if first is None and own in (0, 1) else first, columns=columns,
+        names=(known,) if isinstance(known, str) else (), sequences=takes_sequences(network),
     )  # fmt: skip
-
-
-def _classes(network: Network) -> list[Any] | None:
-    """Return the classes that the model file names, checked; None if it names none."""
-    classes = network.metadata.get("classes")
-    if classes is None:
-        return None
-    scalars = isinstance(classes, list) and all(isinstance(c, str | int | float) for c in classes)
-    outputs = max(network.out_features, 2)
-    if not scalars or len(classes) != outputs or len(set(classes)) != outputs:
-        expected = f"{outputs} different names or numbers"
-        raise InputError("classes in the model's metadata", expected, repr(classes)[:80])
-    return list(classes)
-
-
-def _numbers(network: Network, values: Any) -> Any:
-    """Return the number of the likeliest class of each sample."""
-    if network.out_features > 1:
-        return values.argmax(axis=1)
-    half = 0.5 if network.layers[-1].kind == "sigmoid" else 0.0
-    return (values[:, 0] > half).astype(int)
+    return per_row(network.one_row, found) if found.lengths is not None else found
 
 
 def _formed(
@@ -174,7 +189,7 @@ def _formed(
     import numpy as np
 
     if form == "classes":
-        numbers = _numbers(network, values)
+        numbers = likeliest(network, values)
         return (numbers if classes is None else np.array(classes)[numbers]), ["prediction"]
     if form == "proba":
         last = network.layers[-1].kind
@@ -186,25 +201,6 @@ def _formed(
         if classes is not None:
             return values, list(map(str, classes))
     return values, [f"output {k}" for k in range(values.shape[1])]
-
-
-def _score(network: Network, values: Any, y: Any, classes: list[Any] | None) -> dict[str, float]:
-    """Return the accuracy, or the mean squared error where there are no classes."""
-    if classes is None:
-        import numpy as np
-
-        if y.dtype.kind not in "biuf" or y.reshape(len(y), -1).shape != values.shape:
-            return {}
-        return {"mean_squared_error": float(np.mean((y.reshape(values.shape) - values) ** 2))}
-    return {"accuracy": float((_numbers(network, values) == _codes(classes, y)).mean())}
-
-
-def _codes(classes: list[Any], y: Any) -> Any:
-    """Return the number of each label among the classes, -1 for others."""
-    import numpy as np
-
-    number = {name: k for k, name in enumerate(classes)}
-    return np.array([number.get(name, -1) for name in y.reshape(len(y), -1)[:, 0].tolist()])
 
 
 def _deliver(
@@ -234,7 +230,10 @@ def _write(out: Path, result: Any, names: list[str]) -> None:
 
     with atomic_write(out) as file:
         if out.suffix == ".npy":
-            np.save(file, result, allow_pickle=False)
+            # not np.save, which says of a full disk only how many items were written
+            header = np.lib.format.header_data_from_array_1_0(result)
+            np.lib.format.write_array_header_1_0(file, header)
+            file.write(np.ascontiguousarray(result).data)
         elif out.suffix == ".json":
             text = json.dumps({"columns": names, "predictions": result.tolist()})
             file.write(text.encode())
@@ -261,13 +260,19 @@ def _csv(result: Any, names: list[str]) -> str:
 @click.option("--score", type=TableChoice("gbdnn.pruning", "SCORES"), default="magnitude",
               show_default=True, help="gradient and movement need --data.")  # fmt: skip
 @click.option("--distribution", type=TableChoice("gbdnn.pruning", "DISTRIBUTIONS"),
-              default="global", show_default=True,
+              default="lamp", show_default=True,
               help="Of the sparsity over the layers.")  # fmt: skip
 @click.option("--structure", type=TableHint("gbdnn.pruning", "STRUCTURES"), help="What goes as a "
               "whole, also with other numbers; default: single weights.")  # fmt: skip
 @click.option("--exclude", multiple=True, help="A weight that is left alone: its number (-1 is the "
               "last), name or pattern of names; may be repeated.")  # fmt: skip
+@click.option("--compact", is_flag=True, help="Also remove neurons that make no difference any "
+              "more.")  # fmt: skip
 @click.option("--data", type=FILE, help="Labelled samples for gradients and for the accuracy.")
+@click.option("--finetune", type=click.IntRange(0), default=0, show_default=True,
+              help="Epochs of training on --data afterwards; patterns stay.")  # fmt: skip
+@click.option("--learning-rate", type=Number(0, min_open=True), default=1e-3, show_default=True,
+              help="For --finetune.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--rounds", type=click.IntRange(0), default=15, show_default=True,
               help="How often predict is timed; 0: not at all.")  # fmt: skip
@@ -279,10 +284,13 @@ def prune(
     sparsity: float | None,
     exclude: tuple[str, ...],
     data: Path | None,
+    finetune: int,
+    learning_rate: float,
     seed: int,
     rounds: int,
     label: str | None,
     header: bool | None,
+    first: int | None,
     backend: str,
     threads: int | None,
     as_json: bool,
@@ -292,50 +300,62 @@ def prune(
     from dataclasses import asdict
 
     from gbdnn import pruning, training
+    from gbdnn.cli import refit
     from gbdnn.network import load
 
     check_out(out)
+    if finetune and data is None:
+        raise click.UsageError("--finetune needs --data, the samples to train on.")
     before = load(model)
-    samples = None if data is None else _samples(before, data, label, header)
+    samples = None if data is None else samples_for(before, data, label, header, first)
+    if finetune and data is not None:
+        learned = samples_for(before, data, label, header, first, test=False)
+        refit.check_samples(before, learned)
+    if pruning.SCORES[rule["score"]].needs and (samples is None or samples.y is None):
+        expected = f"labelled samples, as the score {rule['score']!r} needs gradients"
+        raise InputError("--data", expected, "none")
     computing: dict[str, Any] = {"backend": backend, "threads": threads}
     names = [int(word) if word.lstrip("-").isdecimal() else word for word in exclude]
     after = training.prune(
-        before, sparsity, exclude=names, rng=seed, **_targets(before, samples), **computing, **rule
+        before, sparsity, exclude=names, rng=seed, **targets(before, samples), **computing, **rule
     )
+    pruned, signal, history = after, None, []
+    if finetune:
+        after, result, signal = refit.finetune(
+            pruned, learned, epochs=finetune, learning_rate=learning_rate, rng=seed, **computing
+        )
+        history = list(result.history.records)
     report = pruning.pruning_report(before, after, rounds=rounds, **computing)
     after.save(out)
     record: dict[str, Any] = asdict(report)
     record |= {"model": str(model), "out": str(out), "speedup": report.speedup}
     record["file_bytes"] = (model.stat().st_size, out.stat().st_size)
     if samples is not None and samples.y is not None:
-        classes = _classes(before)
+        classes = classes_of(before)
         scores = [
-            _score(network, network.predict(samples.X, **computing), samples.y, classes)
-            for network in (before, after)
+            score(network, predicted(network, samples, **computing), samples.y, classes)
+            for network in (before, pruned, after)
         ]
-        record |= {key: (scores[0][key], scores[1][key]) for key in scores[0]}
+        record |= {key: (scores[0][key], scores[2][key]) for key in scores[0]}
+        if finetune:
+            record["finetune"] = {"history": history, **scores[1]}
     if as_json:
         echo_json(record)
-        return
-    click.echo(str(report))
+    else:
+        _report_pruning(record, str(report))
+    if signal is not None:
+        click.echo(f"stopped before the end; the model so far is in {out}", err=True)
+        raise click.exceptions.Exit(128 + signal)
+
+
+def _report_pruning(record: dict[str, Any], report: str) -> None:
+    click.echo(report)
     sizes = record["file_bytes"]
-    click.echo(f"file, {sizes[0]:,} bytes before, {sizes[1]:,} after: {out}")
+    click.echo(f"file, {sizes[0]:,} bytes before, {sizes[1]:,} after: {record['out']}")
     for key in ("accuracy", "mean_squared_error"):
-        if key in record:
-            name = key.replace("_", " ")
-            click.echo(f"{name}, {record[key][0]:.4f} before, {record[key][1]:.4f} after")
-
-
-def _targets(network: Network, samples: Dataset | None) -> dict[str, Any]:
-    """Return X, y and the loss for scores that need gradients."""
-    if samples is None or samples.y is None:
-        return {}
-    classes = _classes(network)
-    if classes is None:
-        return {"X": samples.X, "y": samples.y, "loss": "mse"}
-    y = _codes(classes, samples.y)
-    if (y < 0).any():
-        label = samples.y.reshape(len(y), -1)[(y < 0).argmax(), 0].item()
-        raise InputError("labels", "classes of the model", repr(label))
-    loss = "cross_entropy" if network.out_features > 1 else "binary_cross_entropy"
-    return {"X": samples.X, "y": y, "loss": loss}
+        if record.get(key) is not None:
+            before, after = record[key]
+            text = f"{key.replace('_', ' ')}, {before:.4f} before, {after:.4f} after"
+            if tuned := record.get("finetune"):
+                text += f" ({tuned[key]:.4f} before {len(tuned['history'])} epochs of training)"
+            click.echo(text)

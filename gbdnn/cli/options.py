@@ -15,7 +15,7 @@ from gbdnn.errors import DataUnavailableError
 
 __all__ = [
     "BACKEND", "FILE", "FOLDER", "JSON", "OUT", "THREADS", "Number", "TableChoice",
-    "TableHint", "check_out", "data_options", "options", "run_options",
+    "TableHint", "check_out", "data_options", "options", "plan_of", "run_options",
 ]  # fmt: skip
 
 Command = Callable[..., Any]
@@ -89,6 +89,10 @@ def options(*added: Callable[[Command], Command]) -> Callable[[Command], Command
     return add
 
 
+def _first(context: Any, option: Any, zero: bool | None) -> int | None:
+    return None if zero is None else 1 - zero
+
+
 run_options = options(
     click.option("--backend", type=BACKEND, default="fused", show_default=True,
                  help="What computes."),
@@ -99,19 +103,36 @@ data_options = options(
     click.option("--label", help="Column (name, or number from 0) or array of the labels."),
     click.option("--header/--no-header", default=None,
                  help="Whether a table's first line is a header; default: by its look."),
+    click.option("--zero-based/--one-based", "first", default=None, callback=_first,
+                 help="The number of the first feature in .svm; default: the model's, or 0 if that "
+                 "occurs."),
 )  # fmt: skip
 
 
 def check_out(path: Path) -> None:
     """Raise before hours of work if a file could not be written afterwards."""
     folder = path.absolute().parent
-    problem = None
+    problem, fix = None, "Choose another."
     if path.is_dir():
-        problem = "a folder"
+        problem = "the name of a folder"
     elif not folder.is_dir():
-        problem = f"no folder {folder}"
+        problem, fix = f"one in {folder}, which does not exist", f"Make it: mkdir -p {folder}"
     elif not os.access(folder, os.W_OK):
-        problem = f"a folder without permission to write, {folder}"
+        problem = f"one in {folder}, where you may not write"
     if problem:
-        expected, fix = "a file that can be written", "Choose another."
-        raise DataUnavailableError(str(path), expected, problem, fix)
+        raise DataUnavailableError(str(path), "a file that can be written", problem, fix)
+
+
+def plan_of(text: str) -> Any:
+    """Return a plan of quantization: its name, or what a JSON file holds.
+
+    Raises
+    ------
+    UnknownNameError, DataUnavailableError, FileFormatError
+    """
+    from gbdnn.errors import choose
+    from gbdnn.quantization import PLANS, QuantizationPlan
+
+    if text.endswith(".json") or os.path.sep in text:
+        return QuantizationPlan.load(text)
+    return choose("plan", text, PLANS)

@@ -1,18 +1,15 @@
-"""What commands print: JSON or rows on standard output, progress on standard error."""
+"""What commands print: JSON or rows on standard output."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from typing import Any
 
 import click
 
-from gbdnn.progress import Advance, bar
-
-__all__ = ["echo_json", "echo_rows", "progress"]
+__all__ = ["echo_json", "echo_rows", "printable"]
 
 
 def echo_json(record: Mapping[str, Any]) -> None:
@@ -39,6 +36,6 @@ def echo_rows(title: str, rows: Mapping[str, str]) -> None:
     Console().print(table)
 
 
-def progress(label: str, total: int) -> AbstractContextManager[Advance]:
-    """Return a progress bar; nothing is shown where standard error is not a terminal."""
-    return bar(label, total, disable=not sys.stderr.isatty())
+def printable(text: str) -> str:
+    """Return a text from a file without what could steer a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)

@@ -77,7 +77,7 @@ class Batches(Protocol):
     def fingerprint(self) -> str:
         """What a checkpoint remembers, so as not to go on with other data."""
 
-    def epoch(self, number: int, seed: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, number: int, seed: int, start: int = 0) -> Iterator[Any]:
         """Yield the mini-batches of an epoch from number `start` on."""
 
 

@@ -16,10 +16,12 @@ import numpy as np
 from gbdnn.errors import InputError, NonFiniteError, ShapeError
 from gbdnn.types import Array
 from gbdnn.weights.csr import CSR, as_csr, check_finite, is_canonical
-from gbdnn.weights.foreign import from_scipy, numeric_array
+from gbdnn.weights.foreign import from_scipy, from_torch, numeric_array
 from gbdnn.weights.patterns import ranges
 
-__all__ = ["BitInputs", "DenseInputs", "Inputs", "SequenceInputs", "SparseInputs", "as_inputs"]
+__all__ = [
+    "BitInputs", "DenseInputs", "Inputs", "SequenceInputs", "SparseInputs", "as_inputs", "unpadded",
+]  # fmt: skip
 
 FIX = "Clean the inputs, or pass check_finite=False to let NaN and infinity through."
 Ids = slice | Array  # which samples: a range without steps, or their numbers
@@ -78,6 +80,10 @@ class Inputs:
     def samples_of_rows(self) -> Array:
         """The sample that each row of a result belongs to, shape (rows,)."""
         return np.arange(self.count)
+
+    def lengths_of(self, ids: Ids, width: int) -> Array | None:
+        """Return the lengths of some sequences, filled up with 0 to `width`; None of others."""
+        return None
 
     def order(self) -> Array:
         """Return the numbers of all samples, sequences of about equal length side by side."""
@@ -176,25 +182,33 @@ class SequenceInputs(Inputs):
     ----------
     sequences : sequence of ndarray, shapes (time_i, features)
     dtype : float32 or float64
+    one_row : bool
+        The result has one row for each sequence; else one for each time step.
+    padding : int, optional
+        Time steps of the padded array that they came in, and that results go into.
     """
 
     over_time = True
 
-    def __init__(self, sequences: Sequence[Array], features: int, dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self, sequences: Sequence[Array], features: int, dtype: np.dtype[Any], *,
+        one_row: bool = False, padding: int | None = None,
+    ) -> None:  # fmt: skip
         self.sequences, self.features, self.dtype = list(sequences), features, dtype
+        self.one_row, self.padding = one_row, padding
         self.count = len(self.sequences)
         self.lengths = np.array([len(sequence) for sequence in self.sequences], np.int64)
         self.starts = np.cumsum(self.lengths) - self.lengths
 
     @property
     def rows(self) -> int:
-        """Time steps of all sequences."""
-        return int(self.lengths.sum())
+        """Time steps of all sequences, or their number."""
+        return self.count if self.one_row else int(self.lengths.sum())
 
     @property
     def samples_of_rows(self) -> Array:
-        """The sequence that each time step belongs to, shape (rows,)."""
-        return np.repeat(np.arange(self.count), self.lengths)
+        """The sequence that each row of a result belongs to, shape (rows,)."""
+        return np.repeat(np.arange(self.count), 1 if self.one_row else self.lengths)
 
     def time_steps(self, ids: Ids) -> int:
         """Return the length of the longest of some sequences."""
@@ -202,23 +216,36 @@ class SequenceInputs(Inputs):
 
     def places(self, ids: Array) -> Array:
         """Return the rows of a result in which sequence follows sequence; -1 behind an end."""
+        if self.one_row:
+            return ids[None]
         time = np.arange(self.time_steps(ids))[:, None]
         return np.where(time < self.lengths[ids], self.starts[ids] + time, -1)
+
+    def lengths_of(self, ids: Ids, width: int) -> Array:
+        """Return the lengths of some sequences, filled up with 0 to `width`."""
+        own = self.lengths[ids]
+        return np.concatenate([own, np.zeros(width - len(own), np.int64)])
 
     def order(self) -> Array:
         """Return the sequences from the longest to the shortest."""
         return np.argsort(-self.lengths, kind="stable")
 
-    def load(self, ids: Ids, out: Array) -> None:
-        """Write sequences as columns into `out`, zeros behind their ends."""
+    def load(self, ids: Ids, out: Array, begin: int = 0) -> None:
+        """Write sequences, from time step `begin` on, as columns into `out`; zeros behind ends."""
         for column, k in enumerate(np.arange(self.count)[ids]):
-            sequence = self.sequences[k]
+            sequence = self.sequences[k][begin : begin + len(out)]
             out[: len(sequence), :, column] = sequence
             out[len(sequence) :, :, column] = 0
 
-    def split(self, rows: Array) -> list[Array]:
-        """Return the rows of a result as one array for each sequence."""
-        return np.split(rows, self.starts[1:]) if self.count else []
+    def split(self, rows: Array) -> Any:
+        """Return a result as the sequences came: as a list, or padded with zeros."""
+        if self.one_row:
+            return rows
+        if self.padding is None:
+            return np.split(rows, self.starts[1:]) if self.count else []
+        out = np.zeros((self.count, self.padding, rows.shape[1]), rows.dtype)
+        out[np.arange(self.padding) < self.lengths[:, None]] = rows
+        return out
 
 
 @cache
@@ -235,6 +262,8 @@ def as_inputs(
     finite: bool = True,
     name: str = "X",
     later: bool = False,
+    lengths: Any = None,
+    one_row: bool = False,
 ) -> Inputs:
     """Check a batch at the door; nothing is copied where it is an ndarray or a canonical CSR.
 
@@ -242,7 +271,7 @@ def as_inputs(
     ----------
     X : array_like (n_samples, features), scipy sparse of that shape, sequences, or an `Inputs`
         Any memory order; read-only and memory-mapped arrays are fine. Sequences are a list of
-        ndarrays of shape (time_i, features).
+        ndarrays of shape (time_i, features), or padded, (n_samples, time, features).
     features : int
         What the first layer takes.
     dtype : float32 or float64
@@ -252,11 +281,20 @@ def as_inputs(
     later : bool
         Leave that to `Inputs.verify`, or to compiled code that reads the values anyway, where no
         conversion is needed.
+    lengths : array_like of int, shape (n_samples,), optional
+        Of padded sequences; default their whole time.
+    one_row : bool
+        Of sequences the result has one row each; else one for each time step.
 
     Raises
     ------
-    ShapeError, DtypeError, NonFiniteError, SparseFormatError
+    ShapeError, DtypeError, NonFiniteError, SparseFormatError, InputError
     """
+    if lengths is not None or (isinstance(X, np.ndarray) and X.ndim == 3):
+        X, time = unpadded(X, lengths, name)
+        X = _sequences(X, dtype, finite, name, time)
+    if type(X) is not np.ndarray:
+        X = from_torch(X, name)
     if isinstance(X, Inputs):
         checked = X
     elif type(X) is np.ndarray:  # the usual case first: it counts for one row
@@ -269,6 +307,8 @@ def as_inputs(
         checked = _sequences(X, dtype, finite, name)
     else:
         checked = _dense(numeric_array(X, name), dtype, finite, name, later)
+    if isinstance(checked, SequenceInputs) and checked.one_row != one_row:
+        checked = SequenceInputs(checked.sequences, checked.features, dtype, one_row=one_row)
     if checked.features != features:
         raise ShapeError(
             name,
@@ -321,7 +361,27 @@ def _check_fits(name: str, values: Array, dtype: np.dtype[Any]) -> None:
             raise NonFiniteError(name, f"values that fit into {dtype}", f"{largest}")
 
 
-def _sequences(X: Any, dtype: np.dtype[Any], finite: bool, name: str) -> SequenceInputs:
+def unpadded(X: Any, lengths: Any, name: str) -> tuple[list[Array], int]:
+    """Return views of padded sequences without the padding, and the time of the padding."""
+    array = numeric_array(X, name)
+    if array.ndim != 3:
+        fix = "Lengths belong to padded sequences; a list of sequences needs none."
+        raise ShapeError(name, "shape (n_samples, time, n_features)", f"{array.shape}", fix)
+    count, time, _ = array.shape
+    given = np.full(count, time) if lengths is None else numeric_array(lengths, "lengths")
+    if given.shape != (count,):
+        raise ShapeError("lengths", f"shape ({count},), one for each sequence", f"{given.shape}")
+    wrong = ~((given >= 1) & (given <= time) & (given == np.floor(given)))
+    if wrong.any():
+        at = int(wrong.argmax())
+        got = f"{given[at]} at index {at}"
+        raise InputError("lengths", f"whole numbers from 1 to {time}, the padded time", got)
+    return [part[:length] for part, length in zip(array, given.astype(int), strict=True)], time
+
+
+def _sequences(
+    X: Any, dtype: np.dtype[Any], finite: bool, name: str, padding: int | None = None
+) -> SequenceInputs:
     """Check sequences; an array of the right dtype is not copied."""
     checked: list[Array] = []
     for k, sequence in enumerate(X):
@@ -335,4 +395,5 @@ def _sequences(X: Any, dtype: np.dtype[Any], finite: bool, name: str) -> Sequenc
         if finite and values is not part.X:
             check_finite(f"{name}[{k}]", values, f"The values do not fit into {dtype}. {FIX}")
         checked.append(values)
-    return SequenceInputs(checked, checked[0].shape[1] if checked else 0, dtype)
+    features = checked[0].shape[1] if checked else 0
+    return SequenceInputs(checked, features, dtype, padding=padding)

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from gbdnn.checks import not_negative
-from gbdnn.data.inputs import DenseInputs, Inputs, as_inputs
+from gbdnn.data.inputs import DenseInputs, Inputs, SequenceInputs, as_inputs
 from gbdnn.errors import DtypeError, InputError, NonFiniteError, ShapeError, choose
 from gbdnn.layers.losses import Loss
 from gbdnn.types import Array
@@ -22,19 +22,27 @@ class Takes(Protocol):
 
     in_features: int
     out_features: int
+    one_row: bool
     loss: Loss
     dtype: np.dtype[Any]
 
 
 def samples(
-    takes: Takes, X: Any, y: Any, sample_weight: Any, *, prefix: str = "", some: bool = True
+    takes: Takes,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    *,
+    prefix: str = "",
+    some: bool = True,
+    lengths: Any = None,
 ) -> tuple[Inputs, Array, Array]:
     """Check samples: inputs, and targets and weights of their rows (of sequences: time steps).
 
     Parameters
     ----------
     takes : Model
-    X, y, sample_weight
+    X, y, sample_weight, lengths
         As `Trainer.fit` takes them. Nothing is changed; X is not copied.
     prefix : str
         Put before the arguments' names in messages.
@@ -46,7 +54,8 @@ def samples(
     ShapeError, DtypeError, NonFiniteError, SparseFormatError, InputError
     """
     try:
-        inputs = as_inputs(X, takes.in_features, takes.dtype, name=f"{prefix}X")
+        inputs = as_inputs(X, takes.in_features, takes.dtype, name=f"{prefix}X", lengths=lengths,
+                           one_row=takes.one_row)  # fmt: skip
     except NonFiniteError as error:  # whose way out is for predictions
         fix = "Clean or leave out these samples."
         raise NonFiniteError(error.argument, error.expected, error.got, fix) from None
@@ -55,12 +64,23 @@ def samples(
     if isinstance(inputs, DenseInputs):
         _check_range(f"{prefix}X", inputs.X, takes.dtype)
         inputs = DenseInputs(inputs.X, takes.dtype)
-    if inputs.over_time:
+    steps = isinstance(inputs, SequenceInputs) and not takes.one_row
+    if isinstance(inputs, SequenceInputs) and steps:
+        if inputs.padding is not None:
+            y = _unpadded_targets(y, inputs, f"{prefix}y")
         y = _joined(y, inputs, f"{prefix}y")
     out, loss, dtype = takes.out_features, takes.loss, takes.dtype
     targets = as_targets(y, inputs.rows, out, loss, dtype, f"{prefix}y")
     weights = as_weights(sample_weight, inputs.count, f"{prefix}sample_weight", some=some)
-    return inputs, targets, weights[inputs.samples_of_rows] if inputs.over_time else weights
+    return inputs, targets, weights[inputs.samples_of_rows] if steps else weights
+
+
+def _unpadded_targets(y: Any, inputs: SequenceInputs, name: str) -> list[Array]:
+    """Return the targets of padded sequences, as a list without what is behind ends."""
+    array, expected = numeric_array(y, name), (inputs.count, inputs.padding)
+    if array.shape[:2] != expected:
+        raise ShapeError(name, f"shape {expected} or {expected} with outputs", f"{array.shape}")
+    return [part[:length] for part, length in zip(array, inputs.lengths, strict=True)]
 
 
 def _joined(y: Any, inputs: Inputs, name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
@@ -12,26 +13,23 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.base import BaseEstimator, is_regressor
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from gbdnn.data.batches import ArrayBatches
 from gbdnn.data.inputs import as_inputs
 from gbdnn.data.samples import as_weights
-from gbdnn.errors import (
-    DivergenceError,
-    InputError,
-    MemoryBudgetError,
-    ShapeError,
-    TrainingInterrupted,
-)
+from gbdnn.errors import DivergenceError, MemoryBudgetError, ShapeError, TrainingInterrupted
 from gbdnn.estimators import settings
+from gbdnn.estimators.columns import occurring, spread, warn_of_width
+from gbdnn.estimators.files import Saved
+from gbdnn.estimators.holding_out import hold_out
 from gbdnn.layers import LOSSES
 from gbdnn.models import mlp
 from gbdnn.network import Network
 from gbdnn.training import EarlyStopping, Result, Trainer, Training, stored
 from gbdnn.training.loop import run
 from gbdnn.training.model import Model
+from gbdnn.training.schedules import InverseScaling
 from gbdnn.types import Array
 from gbdnn.weights.foreign import from_scipy
 
@@ -39,23 +37,25 @@ __all__ = ["SparseMLP"]
 
 Samples = tuple[Any, Array, Array]  # X, targets, weights
 FROM_Y: Any = object()  # in place of classes: all that there are stand in y
+NOTHING: tuple[list[float], int] = ([], 0)  # loss_curve_ and t_ before the first pass
 
 
 @dataclass(eq=False, repr=False)
-class SparseMLP(BaseEstimator):  # type: ignore[misc]
+class SparseMLP(Saved, BaseEstimator):  # type: ignore[misc]
     """What classifier and regressor share. The fields are scikit-learn's parameters."""
 
     hidden_layer_sizes: Any = (100,)
     _: KW_ONLY
     density: Any = 0.1
     topology: str = "erk"
-    growth: Any = None
+    growth: Any = "rigl"
     activation: str = "relu"
     solver: str = "adam"
-    alpha: float = 0.0001
+    alpha: float = 0.1
     batch_size: Any = "auto"
-    learning_rate: Any = "constant"
-    learning_rate_init: float = 0.001
+    learning_rate: Any = "warm-up"
+    learning_rate_init: Any = "auto"
+    power_t: float = 0.5
     max_iter: int = 200
     shuffle: bool = True
     random_state: Any = None
@@ -101,7 +101,7 @@ class SparseMLP(BaseEstimator):  # type: ignore[misc]
             only warns; then a grid search or a script goes on as if nothing had happened.)
         """
         result = self.train(X, y, sample_weight)
-        if result.stopped == "epochs" and self.learning_rate == "constant":
+        if result.stopped == "epochs" and self.learning_rate in settings.ENDLESS:
             message = f"max_iter={self.max_iter} reached before the training converged"
             warnings.warn(message, ConvergenceWarning, stacklevel=2)
         return self
@@ -147,30 +147,43 @@ class SparseMLP(BaseEstimator):  # type: ignore[misc]
             self.__dict__.pop("network_", None)
         X, targets, weights = self._samples(X, y, sample_weight, reset=not warm)
         start, draw, order = settings.seeds(self.random_state)
-        network = self._network(X.shape[1], start, reset=not warm, dropout=dropout)
-        if split is None:
-            (X, targets, weights), held_out = self._split(X, targets, weights, draw)
-        else:
+        split = self._split(targets, weights, draw) if split is None else split
+        held_out = None
+        if split is not None:
             parts = [(X[ids], targets[ids], weights[ids]) for ids in split]
             (X, targets, weights), held_out = parts[0], parts[1] if len(split[1]) else None
-        trainer = self._trainer(self._batch_size(len(weights)), weights, order)
+        features, columns = X.shape[1], None if warm else occurring(X)
+        if columns is not None:
+            X = X[:, columns]
+            held_out = held_out and (held_out[0][:, columns], *held_out[1:])
+        network = self._network(X.shape[1], start, reset=not warm, dropout=dropout)
+        batch = changes.pop("batch_size", None) or self._batch_size(len(weights))
+        trainer = self._trainer(batch, weights, order, network, started=not warm)
         rules = {
-            "sparsifier": settings.growth(self.growth),
+            "sparsifier": settings.growth(self.growth, settings.steps(self, batch, weights)),
             "early_stopping": self._stopping(),
             "progress": bool(self.verbose),
         }
         trainer = replace(trainer, **(rules | changes))
         self._going: Training | tuple[Any, ...] | None = None
-        before = self.loss_curve_ if warm else []
+        before = (self.loss_curve_, self.t_) if warm else NOTHING
+
+        def keep(result: Result) -> Result:
+            if columns is not None:
+                result = replace(result, network=spread(result.network, columns, features))
+            self._keep(result, len(weights), before)
+            return result
+
+        warn_of_width(X, network, trainer.batch_size)
         try:
-            result = trainer.fit(
-                network, X, targets, sample_weight=weights, validation=held_out, resume=resume
+            return keep(
+                trainer.fit(
+                    network, X, targets, sample_weight=weights, validation=held_out, resume=resume
+                )
             )
         except (DivergenceError, TrainingInterrupted) as error:
-            self._keep(error.result, before)
+            keep(error.result)
             raise
-        self._keep(result, before)
-        return result
 
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any, classes: Any = None) -> Self:
         settings.check(self, partial=True)
@@ -179,18 +192,24 @@ class SparseMLP(BaseEstimator):  # type: ignore[misc]
         X, targets, weights = self._samples(X, y, sample_weight, reset=first, classes=classes)
         batch = min(self._batch_size(len(weights), clip=True), len(weights))
         training = self._training(X.shape[1], weights, batch, first)
+        if first:
+            warn_of_width(X, training.model.origin, batch)
         inputs = as_inputs(X, training.model.in_features, training.model.dtype)
-        before = self.loss_curve_ if training.epoch else []
+        before = (self.loss_curve_, self.t_) if training.epoch else NOTHING
         training.records = []  # thousands of calls do not carry the records of all
         training.position = 0  # an interrupted pass is not gone on with: these are other samples
         training.loss_sum = training.weight_sum = 0.0
-        rate = float(self.learning_rate_init)
+        rate = settings.rate(self, training.model.origin)
+        if self.learning_rate == "invscaling":
+            rate *= InverseScaling(float(self.power_t))(before[1], 1)
         training.use(replace(training.trainer, epochs=training.epoch + 1, learning_rate=rate))
         try:
             run(training, ArrayBatches(inputs, targets, weights, batch, bool(self.shuffle)))
         finally:  # also what was reached when it was interrupted
             self._going = training
-            self._keep(training.result(""), before)
+            self._keep(training.result(""), len(weights), before)
+        if self.verbose:
+            print(f"pass {self.n_iter_}: loss {self.loss_:.6f}", file=sys.stderr)
         return self
 
     def _training(self, features: int, weights: Array, batch: int, first: bool) -> Training:
@@ -207,7 +226,8 @@ class SparseMLP(BaseEstimator):  # type: ignore[misc]
             return training
         start, _, order = settings.seeds(self.random_state)
         network = self._network(features, start, reset=first)
-        return _training(self._trainer(batch, weights, order), network)
+        trainer = replace(self._trainer(batch, weights, order, network), schedule="constant")
+        return _training(trainer, network)
 
     # -- samples -----------------------------------------------------------------------------------
 
@@ -228,24 +248,21 @@ class SparseMLP(BaseEstimator):  # type: ignore[misc]
     ) -> tuple[Array, Array]:
         raise NotImplementedError
 
-    def _stratify(self, targets: Array) -> Array | None:
+    def _names(self) -> dict[str, Any]:
+        """Return what a model file says of samples, and of results, besides the network."""
+        names = getattr(self, "feature_names_in_", None)
+        return {} if names is None else {"feature_names": names.tolist()}
+
+    def _labels(self, targets: Array) -> Array | None:
+        """Return the label of each sample, if each has one."""
         return None
 
-    def _split(
-        self, X: Any, targets: Array, weights: Array, seed: int
-    ) -> tuple[Samples, Samples | None]:
-        """Return samples for training and for validation; these are None without early stopping."""
+    def _split(self, targets: Array, weights: Array, seed: int) -> tuple[Array, Array] | None:
+        """Return the samples for training and for validation; None without early stopping."""
         if not self.early_stopping:
-            return (X, targets, weights), None
-        X, X_out, targets, targets_out, weights, weights_out = train_test_split(
-            X, targets, weights, test_size=self.validation_fraction, random_state=seed,
-            stratify=self._stratify(targets),
-        )  # fmt: skip
-        if not (weights.any() and weights_out.any()):
-            expected = "one above 0 among the samples for training and among those for validation"
-            fix = "Change validation_fraction or random_state, or leave out samples of weight zero."
-            raise InputError("sample_weight", expected, "a part with zeros only", fix)
-        return (X, targets, weights), (X_out, targets_out, weights_out)
+            return None
+        part = float(self.validation_fraction)
+        return hold_out(np.flatnonzero(weights), self._labels(targets), part, seed)
 
     def _batch_size(self, samples: int, *, clip: bool = False) -> int:
         if self.batch_size == "auto":
@@ -284,12 +301,17 @@ class SparseMLP(BaseEstimator):  # type: ignore[misc]
     def _loss(self) -> str:
         raise NotImplementedError
 
-    def _trainer(self, batch: int, weights: Array, seed: int) -> Trainer:
-        """Return the settings of a training without early stopping or growth."""
-        batches = -(-np.count_nonzero(weights) // batch)
+    def _trainer(
+        self, batch: int, weights: Array, seed: int, network: Network, *, started: bool = False
+    ) -> Trainer:
+        """Return settings without early stopping or growth; `started`: of a new `fit`."""
+        steps = settings.steps(self, batch, weights)
+        batches = steps // int(self.max_iter)
+        rate = settings.rate(self, network, steps if started else None)
+        mean = float(weights.sum()) / batches
         return Trainer(
-            loss=self._loss(), optimizer=settings.optimizer(self, float(weights.sum()) / batches),
-            learning_rate=float(self.learning_rate_init), schedule=self.learning_rate,
+            loss=self._loss(), optimizer=settings.optimizer(self, mean, rate),
+            learning_rate=rate, schedule=settings.schedule(self, batches, len(weights)),
             epochs=int(self.max_iter), batch_size=batch, shuffle=bool(self.shuffle),
             backend=self.backend, threads=self.threads, rng=seed,
         )  # fmt: skip
@@ -298,17 +320,20 @@ class SparseMLP(BaseEstimator):  # type: ignore[misc]
         """Return the rule that ends a training: on the validation score, else on the loss."""
         patience = min(self.n_iter_no_change, self.max_iter)  # infinity: never
         return EarlyStopping(
-            patience=int(patience), min_delta=float(self.tol),
+            patience=int(patience) + 1, min_delta=float(self.tol),
             monitor="validation_score" if self.early_stopping else "loss",
             restore_best=bool(self.early_stopping),
+            divide_rate=5.0 if self.learning_rate == "adaptive" else 1.0,
         )  # fmt: skip
 
-    def _keep(self, result: Result, before: list[float]) -> None:
-        """Set the attributes of a fitted estimator."""
+    def _keep(self, result: Result, samples: int, before: tuple[list[float], int]) -> None:
+        """Set the attributes of a fitted estimator; `before` are loss_curve_ and t_."""
         self.network_, self.history_ = result.network, result.history
+        self.network_.metadata.update(self._names())
         self.n_iter_ = result.training.epoch
         records = result.history.records  # none if it was interrupted early
-        self.loss_curve_ = before + [record["loss"] for record in records]
+        self.loss_curve_ = before[0] + [record["loss"] for record in records]
+        self.t_ = before[1] + samples * len(records)
         self.loss_ = self.loss_curve_[-1] if self.loss_curve_ else float("nan")
         self.best_loss_ = None if self.early_stopping else min(self.loss_curve_, default=None)
         scores = [record["validation_score"] for record in records if self.early_stopping]

@@ -37,26 +37,35 @@ class SparseMLPClassifier(ClassifierMixin, SparseMLP):  # type: ignore[misc]
         Neurons of the hidden layers; () makes a linear model.
     density : float or sequence of float
         Above 0, at most 1. One number: the part of all weights that exist, distributed by
-        `topology`; but a layer gets no fewer than one weight for each neuron on its two sides, or
-        all. A sequence: exactly the density of each layer, that of the output layer last. A layer
-        of density 1 is stored dense.
+        `topology`; but a layer gets no fewer than one weight for each neuron on its two sides, one
+        of up to 32 inputs 8 for each of its neurons, or all. A sequence: exactly the density of
+        each layer, that of the output layer last. A layer of density 1 is stored dense.
     topology : {"erk", "uniform"}
         Where connections are drawn at random: "erk" lets small layers be denser, "uniform" gives
         all hidden layers `density` and leaves the output layer dense (`gbdnn.models.mlp`).
-    growth : None, "set", "rigl" or `gbdnn.pruning.Sparsifier`
-        What moves connections during `fit`: nothing, SET (random ones grow), RigL (those of the
-        largest gradients). Not in `partial_fit`.
+    growth : "rigl", "set", None or `gbdnn.pruning.Sparsifier`
+        What moves connections during `fit`: RigL (those of the largest gradients grow), SET (random
+        ones), nothing. `partial_fit` moves none.
     activation : {"relu", "leaky_relu", "gelu", "tanh", "logistic", "identity"}
         Of the hidden layers; any activation in `gbdnn.layers.LAYERS` but softmax.
     solver : {"adam", "sgd", "adamw"}
     alpha : float
-        L2 penalty, as in scikit-learn divided by the (weighted) number of samples in a batch. With
-        "adamw" it is the decoupled weight decay, not divided.
+        L2 penalty, as in scikit-learn divided by the (weighted) number of samples in a batch; the
+        default is larger than there, as sparse layers have larger weights. With "adamw" it is the
+        decoupled weight decay, not divided.
     batch_size : int or "auto"
         "auto" is min(200, n_samples). Above n_samples: warning, and the whole.
-    learning_rate : {"constant", "cosine", "step", "warm-up"} or a schedule of `gbdnn.training`
-        Over max_iter passes. `partial_fit` does not know how long it goes on and takes "constant".
-    learning_rate_init : float
+    learning_rate : str or a schedule of `gbdnn.training`
+        Over max_iter passes "warm-up" (a rise over the first twentieth, then "cosine"), "cosine" or
+        "step"; or scikit-learn's "constant", "invscaling" (learning_rate_init / (`t_` + 1)^power_t
+        from pass to pass) and "adaptive" (divided by 5 where training would end, until it is 1e-6),
+        here with any solver. `partial_fit` does not know how long it goes on: there "warm-up" means
+        "constant".
+    learning_rate_init : float or "auto"
+        "auto" is 0.002 / sqrt(the network's density); in a `fit` that makes fewer than 1,000 steps
+        as many times more as these are, at most 5 times, but not with warm_start.
+    power_t : float
+        Of "invscaling".
     max_iter : int
         Passes over the data.
     shuffle : bool
@@ -64,15 +73,19 @@ class SparseMLPClassifier(ClassifierMixin, SparseMLP):  # type: ignore[misc]
         Of the connections, first weights, held-out samples and order. With an int and the fused
         backend `fit` gives the same bits each time, on any number of threads.
     tol, n_iter_no_change : float, int or infinity
-        Training ends when loss (or validation score) has not improved by `tol` for so many passes.
+        As in scikit-learn training ends when for more than n_iter_no_change passes in succession
+        the loss was not lower (the validation score not higher) by `tol` than the best before. A
+        pass that is no better at all counts as such with tol=0 too.
     verbose : bool
-        Progress bar on standard error.
+        Progress bar on standard error; in `partial_fit` a line for each pass.
     warm_start : bool
         `fit` goes on with the weights, connections and classes of the last call.
     momentum, nesterovs_momentum : float, bool
         Of "sgd".
     early_stopping, validation_fraction : bool, float
-        Hold samples out, stop on their score, keep the best weights.
+        Hold samples out, two at least, stop on their score, keep the weights of the best pass.
+        Samples of weight 0 take no part. Classes are held out in proportion; where one has a single
+        sample or there are more classes than samples to hold out, one of each stays to train on.
     beta_1, beta_2, epsilon : float
         Of "adam" and "adamw".
     dtype : {"float32", "float64"}
@@ -88,7 +101,9 @@ class SparseMLPClassifier(ClassifierMixin, SparseMLP):  # type: ignore[misc]
     ----------
     classes_ : ndarray
     n_features_in_, n_outputs_, n_layers_, n_iter_ : int
-        n_iter_ counts passes: of the last `fit`, or calls of `partial_fit` since.
+        `n_iter_` counts passes: of the last `fit`, or calls of `partial_fit` since.
+    t_ : int
+        Samples seen: of each pass all that were trained on.
     feature_names_in_ : ndarray of str
         If X had names.
     network_ : Network
@@ -99,7 +114,7 @@ class SparseMLPClassifier(ClassifierMixin, SparseMLP):  # type: ignore[misc]
     history_ : History
         Of the last call.
     loss_, best_loss_, loss_curve_ : float, float, list of float
-        Without the penalty.
+        Of the cross-entropy, of many labels their sum, without the penalty.
     validation_scores_, best_validation_score_ : list of float, float
         None without early stopping.
     out_activation_ : str
@@ -107,8 +122,12 @@ class SparseMLPClassifier(ClassifierMixin, SparseMLP):  # type: ignore[misc]
 
     Notes
     -----
-    When max_iter is reached with a constant learning rate there is a ConvergenceWarning. A pickle
+    When max_iter is reached and the learning rate does not fall to 0 by then ("constant",
+    "invscaling", "adaptive") there is a ConvergenceWarning. A pickle
     holds the network and, after `partial_fit`, the optimizer's state, so that it can go on.
+
+    Where fewer than half of the features occur in X (are not zero in all samples), as with hashed
+    words, `fit` gives connections to these only: to others they would keep their first values.
 
     Of scikit-learn's estimator checks all pass in float64. In float32 three that compare to 1e-7
     (weights against repeated samples, twice, and predictions in parts) see the rounding of sums.
@@ -118,7 +137,7 @@ class SparseMLPClassifier(ClassifierMixin, SparseMLP):  # type: ignore[misc]
     >>> from sklearn.datasets import load_digits
     >>> from gbdnn.estimators import SparseMLPClassifier
     >>> X, y = load_digits(return_X_y=True)
-    >>> model = SparseMLPClassifier((256,), density=0.1, learning_rate_init=0.01, random_state=0)
+    >>> model = SparseMLPClassifier((256,), random_state=0)
     >>> model.fit(X[:1200], y[:1200]).score(X[1200:], y[1200:]) > 0.9
     True
     >>> model.coefs_[0].shape, round(model.density_, 3)
@@ -132,7 +151,7 @@ class SparseMLPClassifier(ClassifierMixin, SparseMLP):  # type: ignore[misc]
     ) -> SparseMLPClassifier:
         """Make one pass over some samples; the optimizer's state is kept from call to call.
 
-        Of the settings learning_rate_init and shuffle may change between calls.
+        Of the settings learning_rate_init, power_t, shuffle and verbose may change between calls.
 
         Parameters
         ----------
@@ -189,6 +208,9 @@ class SparseMLPClassifier(ClassifierMixin, SparseMLP):  # type: ignore[misc]
             check_classification_targets(y)
             kind = type_of_target(y, input_name="y")
         except TypeError:
+            if any(isinstance(label, bytes) for label in np.ravel(y).tolist()):
+                fix = "Decode them: numpy.char.decode(y.astype(bytes))."
+                raise DtypeError("y", "labels as text, not bytes", "bytes", fix) from None
             got = "some that have no common order, such as text and None"
             raise DtypeError("y", "labels of one kind", got) from None
         many = kind == "multilabel-indicator"
@@ -231,7 +253,8 @@ class SparseMLPClassifier(ClassifierMixin, SparseMLP):  # type: ignore[misc]
             raise InputError("y", "at least two classes", f"one class only, {known}")
         self.classes_, self._many_labels = known, many
         two = many or len(known) == 2
-        self._loss_of = "binary_cross_entropy" if two else "cross_entropy"
+        one = "label_cross_entropy" if many else "binary_cross_entropy"
+        self._loss_of = one if two else "cross_entropy"
         loss = LOSSES[choose("loss", self._loss(), LOSSES)]
         if not two and loss.kind != "classes":
             expected = f"one that takes {len(known)} classes, such as 'cross_entropy'"
@@ -239,14 +262,20 @@ class SparseMLPClassifier(ClassifierMixin, SparseMLP):  # type: ignore[misc]
         self.n_outputs_ = len(known) if many or len(known) > 2 or loss.least_outputs > 1 else 1
         self.out_activation_ = HEADS.get(loss.absorbs or "", loss.absorbs or "identity")
 
+    def _names(self) -> dict[str, Any]:
+        """Return the names of features and classes, where there is one class for a sample."""
+        classes = self.classes_.tolist()
+        plain = all(isinstance(name, str | int | float) for name in classes)  # what JSON can say
+        return super()._names() | ({"classes": classes} if plain and not self._many_labels else {})
+
     def _are_known(self, classes: Any) -> bool:
         return np.array_equal(np.unique(column_or_1d(classes)), self.classes_)
 
     def _loss(self) -> str:
         return self._asked or self._loss_of
 
-    def _stratify(self, targets: Array) -> Array | None:
-        return None if self._many_labels else targets
+    def _labels(self, targets: Array) -> Array | None:
+        return None if self._many_labels else self.classes_[targets.ravel().astype(np.int64)]
 
     def __sklearn_tags__(self) -> Any:
         """Return scikit-learn's tags."""

@@ -15,7 +15,7 @@ from gbdnn.types import Array
 
 __all__ = ["SparseMLPRegressor"]
 
-LOSSES = {"huber": "huber", "squared_error": "mse"}
+LOSSES = ("huber", "squared_error")
 
 
 @dataclass(eq=False, repr=False)
@@ -28,8 +28,10 @@ class SparseMLPRegressor(RegressorMixin, SparseMLP):  # type: ignore[misc]
     Parameters
     ----------
     loss : {"squared_error", "huber"}
-        What is minimised: the mean of (z - t)^2 over samples and outputs (scikit-learn halves it),
-        or Huber's, which grows linearly above a residual of 1. Scale y to a spread of about 1.
+        What is minimised over the samples' mean: half of (z - t)^2, summed over the outputs
+        (scikit-learn descends this too, but reports as `loss_` the mean over the outputs); or
+        Huber's, a mean over the outputs that grows linearly above a residual of 1. Scale y to a
+        spread of about 1.
 
     Attributes
     ----------
@@ -42,7 +44,7 @@ class SparseMLPRegressor(RegressorMixin, SparseMLP):  # type: ignore[misc]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> SparseMLPRegressor:
         """Make one pass over some samples; the optimizer's state is kept from call to call.
 
-        Of the settings learning_rate_init and shuffle may change between calls.
+        Of the settings learning_rate_init, power_t, shuffle and verbose may change between calls.
 
         Parameters and errors as in `fit`; growth, early_stopping and schedules are refused, as they
         need to know the length of the training.
@@ -75,7 +77,7 @@ class SparseMLPRegressor(RegressorMixin, SparseMLP):  # type: ignore[misc]
         return targets, weights
 
     def _loss(self) -> str:
-        return self._asked or LOSSES[self.loss]
+        return self._asked or self.loss
 
     def __sklearn_tags__(self) -> Any:
         """Return scikit-learn's tags."""

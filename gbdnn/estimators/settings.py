@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,14 +12,16 @@ from sklearn.utils import check_random_state
 from gbdnn import checks
 from gbdnn.errors import DtypeError, InputError, choose
 from gbdnn.models import TOPOLOGIES, hidden_activations
-from gbdnn.pruning import GROWTHS, Sparsifier, sparsifier
+from gbdnn.network import Network
+from gbdnn.pruning import GROWTHS, Periodic, Sparsifier, sparsifier
 from gbdnn.training.optimizers import SGD, Adam, AdamW, Optimizer
-from gbdnn.training.schedules import SCHEDULES
+from gbdnn.training.schedules import SCHEDULES, InverseScaling, Schedule
 from gbdnn.types import Array
 from gbdnn.weights import as_float_dtype
 
 __all__ = [
-    "ALIASES", "check", "class_factors", "codes", "growth", "hidden_sizes", "optimizer", "seeds",
+    "ALIASES", "ENDLESS", "check", "class_factors", "codes", "growth", "hidden_sizes", "optimizer",
+    "rate", "schedule", "seeds", "steps",
 ]  # fmt: skip
 
 ALIASES = {"logistic": "sigmoid"}  # scikit-learn's names of activations
@@ -27,7 +30,7 @@ SOLVERS = ("adam", "adamw", "sgd")
 # name: interval, whether whole
 NUMBERS: dict[str, tuple[str, bool]] = {
     "alpha": ("[0, inf)", False),
-    "learning_rate_init": ("(0, inf)", False),
+    "power_t": ("[0, inf)", False),
     "max_iter": ("[1, inf)", True),
     "tol": ("[0, inf)", False),
     "n_iter_no_change": ("[1, inf]", True),
@@ -38,7 +41,15 @@ NUMBERS: dict[str, tuple[str, bool]] = {
     "epsilon": ("(0, inf)", False),
 }
 SWITCHES = ("shuffle", "warm_start", "early_stopping", "nesterovs_momentum")
-PARTIAL = {"growth": None, "early_stopping": False, "learning_rate": "constant"}
+ENDLESS = ("adaptive", "constant", "invscaling")  # rates that do not fall to 0 at max_iter
+RATE, STEPS, MOST = 0.002, 1000, 5  # of a dense network that makes so many steps or more
+BETWEEN = 50  # steps at least between two exchanges of connections
+# what partial_fit takes; the defaults that need a length mean None and "constant"
+PARTIAL: dict[str, tuple[Any, ...]] = {
+    "growth": (None, "rigl"),
+    "early_stopping": (False,),
+    "learning_rate": ("constant", "invscaling", "warm-up"),
+}
 
 
 def check(estimator: Any, *, partial: bool = False) -> None:
@@ -53,14 +64,16 @@ def check(estimator: Any, *, partial: bool = False) -> None:
     for name in SWITCHES:
         if not isinstance(getattr(estimator, name), bool | np.bool_):
             raise InputError(name, "True or False", repr(getattr(estimator, name)))
-    if estimator.batch_size != "auto":
+    if not _is_auto(estimator.learning_rate_init):
+        checks.within("learning_rate_init", estimator.learning_rate_init, "(0, inf)")
+    if not _is_auto(estimator.batch_size):
         checks.within("batch_size", estimator.batch_size, "[1, inf)", whole=True)
     choose("activation", estimator.activation, [*hidden_activations(), *ALIASES])
     choose("solver", estimator.solver, SOLVERS)
     choose("topology", estimator.topology, TOPOLOGIES)
     growth(estimator.growth)
     if not callable(estimator.learning_rate):
-        choose("learning_rate", estimator.learning_rate, SCHEDULES)
+        choose("learning_rate", estimator.learning_rate, [*SCHEDULES, *ENDLESS])
     hidden_sizes(estimator.hidden_layer_sizes)
     as_float_dtype(estimator.dtype)
     if partial:
@@ -69,22 +82,31 @@ def check(estimator: Any, *, partial: bool = False) -> None:
 
 def _check_partial(estimator: Any) -> None:
     """Refuse in `partial_fit` what must know how long the training lasts, or all labels."""
-    for name, wanted in PARTIAL.items():
-        if getattr(estimator, name) != wanted:
+    for name, allowed in PARTIAL.items():
+        if getattr(estimator, name) not in allowed:
             fix = "partial_fit does not know how long the training goes on: use fit."
-            got = repr(getattr(estimator, name))
-            raise InputError(name, f"{wanted!r} in partial_fit", got, fix)
+            expected = f"{' or '.join(map(repr, allowed))} in partial_fit"
+            raise InputError(name, expected, repr(getattr(estimator, name)), fix)
     if isinstance(getattr(estimator, "class_weight", None), str):
         fix = "Pass a dict; how often each class will come is not known."
         got = repr(estimator.class_weight)
         raise InputError("class_weight", "a dict or None in partial_fit", got, fix)
 
 
-def growth(given: Any) -> Sparsifier | None:
-    """Return what moves connections: of a name in `gbdnn.pruning.GROWTHS`, from time to time."""
+def growth(given: Any, steps: int = 1) -> Sparsifier | None:
+    """Return what moves connections: of a name in `gbdnn.pruning.GROWTHS`, from time to time.
+
+    In a training of few steps more seldom than every fiftieth part: what is new must learn.
+    """
     if given is None or isinstance(given, Sparsifier):
         return given
-    return sparsifier("rigl", growth=choose("growth", given, GROWTHS))
+    periods = Periodic(every=max(steps // 50, BETWEEN))
+    return sparsifier("rigl", growth=choose("growth", given, GROWTHS), schedule=periods)
+
+
+def steps(estimator: Any, batch: int, weights: Array) -> int:
+    """Return how many steps `fit` makes at most; samples of weight 0 are in none."""
+    return -(-int(np.count_nonzero(weights)) // batch) * int(estimator.max_iter)
 
 
 def hidden_sizes(sizes: Any) -> list[int]:
@@ -105,11 +127,37 @@ def seeds(random_state: Any) -> list[int]:
     return [int(seed) for seed in random.randint(2**31 - 1, size=3)]
 
 
-def optimizer(estimator: Any, batch: float) -> Optimizer:
+def rate(estimator: Any, network: Network, steps: int | None = None) -> float:
+    """Return the learning rate: as given, or for the network's density and the number of steps.
+
+    He's first values grow by 1 / sqrt(density), and Adam's steps have the size of the rate, so
+    that in a few of them weights cannot go far.
+    """
+    if not _is_auto(estimator.learning_rate_init):
+        return float(estimator.learning_rate_init)
+    places = sum(math.prod(weight.shape) for weight in network.weights.values())
+    few = 1.0 if steps is None else min(max(STEPS / steps, 1.0), MOST)
+    return few * RATE / math.sqrt(network.edges / places)
+
+
+def schedule(estimator: Any, steps: int, samples: int) -> Schedule | str:
+    """Return the learning rate's factors; `steps` and `samples` make a pass."""
+    name = estimator.learning_rate
+    if name == "invscaling":  # as in scikit-learn it falls from pass to pass
+        return InverseScaling(float(estimator.power_t), every=steps, unit=samples)
+    made: Schedule | str = "constant" if name == "adaptive" else name
+    return made
+
+
+def _is_auto(value: Any) -> bool:
+    return isinstance(value, str) and value == "auto"
+
+
+def optimizer(estimator: Any, batch: float, rate: float) -> Optimizer:
     """Return the optimizer; `batch` is the sum of the samples' weights in a mean batch."""
     decay = float(estimator.alpha) / (1 if estimator.solver == "adamw" else batch)
-    if decay * estimator.learning_rate_init > 1:
-        expected = f"alpha * learning_rate_init below {batch:.3g}, the sample weights of a batch"
+    if decay * rate > 1:
+        expected = f"alpha * {rate:.3g}, the rate, below {batch:.3g}, the sample weights of a batch"
         fix = "Lower alpha, or multiply sample_weight by a number."
         raise InputError("alpha", expected, f"{estimator.alpha!r}", fix)
     momentum = float(estimator.momentum)

@@ -14,31 +14,41 @@ makes. BLAS promises no order and may round columns that stay differently.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 from gbdnn.backends.base import Backend
 from gbdnn.types import Array
 
-__all__ = ["Aside", "drop"]
+__all__ = ["Aside", "drop", "warm_up"]
+
+LOOK = 16  # rows that are looked at one by one before all are
 
 
 class Aside:
-    """Columns that are set aside: by their constant, lists of the samples' numbers."""
+    """Columns that are set aside: by stage and constant, lists of the samples' numbers."""
 
     def __init__(self) -> None:
-        self.columns: dict[float, list[Array]] = {}
+        self.columns: dict[tuple[int, float], list[Array]] = {}
         self._lock = threading.Lock()
 
-    def put(self, ids: Array, value: float) -> None:
-        """Set columns aside that are `value` everywhere and stay so."""
+    def put(self, ids: Array, value: float, stage: int) -> None:
+        """Set columns aside that are `value` everywhere and stay so to the end of a stage."""
         with self._lock:
-            self.columns.setdefault(value, []).append(ids)
+            self.columns.setdefault((stage, value), []).append(ids)
 
-    def count(self) -> int:
-        """Return how many columns are set aside."""
-        return sum(len(ids) for lists in self.columns.values() for ids in lists)
+    def changed(self, kept: frozenset[float], stage: int) -> Iterator[tuple[Array, float]]:
+        """Yield and forget the columns that a stage would change, and their constants."""
+        for key in [key for key in self.columns if key[0] < stage and key[1] not in kept]:
+            yield np.concatenate(self.columns.pop(key)), key[1]
+
+    def count(self, stage: int) -> int:
+        """Return how many columns were set aside before a stage."""
+        return sum(
+            len(ids) for key, lists in self.columns.items() if key[0] < stage for ids in lists
+        )
 
 
 def drop(
@@ -46,7 +56,7 @@ def drop(
     ids: Array,
     Y: Array,
     constants: frozenset[float],
-    aside: Aside,
+    put: Callable[[Array, float], None],
     empty: Callable[[int], Array],
     *,
     force: bool,
@@ -59,6 +69,8 @@ def drop(
     Y : ndarray, shape (features, padded columns)
     constants : frozenset of float
         What the layers to come keep.
+    put : callable
+        ``put(ids, value)`` sets columns aside.
     empty : callable
         ``empty(columns)`` returns an array of Y's features for so many columns, padded.
     force : bool
@@ -69,15 +81,25 @@ def drop(
     for value in constants:
         candidates |= first == value
     worthwhile = 1 if force else max(len(ids) // 4, 1)
-    if np.count_nonzero(candidates) < worthwhile:
-        return ids, Y  # a look at one row: not enough columns can be constant
+    for row in Y[:LOOK, : len(ids)]:  # nearly always so many rows say that it is not worth while
+        candidates &= row == first
+        if np.count_nonzero(candidates) < worthwhile:
+            return ids, Y
     final = backend.constant_columns(Y)[: len(ids)] & candidates
     if np.count_nonzero(final) < worthwhile:
         return ids, Y
     for value in constants:
         if (here := final & (first == value)).any():
-            aside.put(ids[here], value)
+            put(ids[here], value)
     left = np.flatnonzero(~final)
     packed = empty(len(left))
     backend.pack_columns(Y, left, packed)
     return ids[left], packed
+
+
+def warm_up(backend: Backend, dtype: npt.DTypeLike) -> None:
+    """Let a backend load or compile what `drop` calls."""
+    backend.warm_up(np.dtype(dtype))
+    Y = np.zeros((2, 64), dtype)
+    backend.constant_columns(Y)
+    backend.pack_columns(Y, np.arange(32), np.empty_like(Y))

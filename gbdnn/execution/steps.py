@@ -15,7 +15,7 @@ from gbdnn.layers.base import Layer, Tape
 from gbdnn.types import Array
 from gbdnn.weights import Weight
 
-__all__ = ["Compiled", "Step", "compiled", "grouped", "prepared_step", "step_of"]
+__all__ = ["Compiled", "Step", "compiled", "grouped", "prepared_step", "stays", "step_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,16 +86,19 @@ def step_of(
     """
     first, after = layers[0], layers[1:]
     clamp = after[0].clamp if first.fuses_clamp and after and not after[0].only_trains else None
-    spaces = tuple(
-        SimpleNamespace(
-            **{"clamp": clamp if k == 0 else None, "applied": k == 1 and clamp is not None}, **given
-        )
-        for k, given in enumerate(parameters)
-    )
+    spaces = []
+    for k, given in enumerate(parameters):
+        own: dict[str, Any] = {
+            "clamp": clamp if k == 0 else None,
+            "applied": k == 1 and clamp is not None,
+            "roundings": {},
+            "returns_rounded": False,
+        }
+        spaces.append(SimpleNamespace(**{**own, **given}))
     into, out = first.in_features, first.out_features
     assert into is not None
     assert out is not None
-    return Step(layers, spaces, into, out, sum(layer.edges for layer in layers), nbytes)
+    return Step(layers, tuple(spaces), into, out, sum(layer.edges for layer in layers), nbytes)
 
 
 def prepared_step(backend: Backend, layers: tuple[Layer, ...]) -> Step:
@@ -115,25 +118,28 @@ def prepared_step(backend: Backend, layers: tuple[Layer, ...]) -> Step:
                 keeps)  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Compiled:
-    """A whole network as one call for small batches.
+    """Steps as one compiled call.
 
     Attributes
     ----------
     program : Program
     tail : tuple of Layer
         Activations of the last step that are no bounds: applied after the call.
-    may_skip : bool
-        Some step keeps a constant, so that skipping may find something.
+    stays : tuple of frozenset of float
+        For each step at which constants a column behind it is final, if these are all steps.
     in_features, out_features : int
+    settles : bool
+        So many columns were final in the last batch that what is left of tiles is to be merged.
     """
 
     program: Program
     tail: tuple[Any, ...]
-    may_skip: bool
+    stays: tuple[frozenset[float], ...]
     in_features: int
     out_features: int
+    settles: bool = False
 
 
 def compiled(backend: Backend, steps: Sequence[Step]) -> Compiled | None:
@@ -144,7 +150,7 @@ def compiled(backend: Backend, steps: Sequence[Step]) -> Compiled | None:
         if tail:
             return None
         p, after = step.parameters[0], step.layers[1:]
-        parts = step.layers[0].affines(p)
+        parts = None if p.roundings else step.layers[0].affines(p)
         if parts is None:
             return None
         bounds = UNBOUNDED if p.clamp is None else p.clamp
@@ -154,5 +160,18 @@ def compiled(backend: Backend, steps: Sequence[Step]) -> Compiled | None:
     program = backend.program(affines)
     if program is None or not all(layer.is_activation for layer in tail):
         return None
-    may_skip = any(step.keeps for step in steps)
-    return Compiled(program, tail, may_skip, steps[0].in_features, steps[-1].out_features)
+    into, out = steps[0].in_features, steps[-1].out_features
+    return Compiled(program, tail, tuple(stays(steps, last=True)), into, out)
+
+
+def stays(steps: Sequence[Step], *, last: bool) -> list[frozenset[float]]:
+    """Return for each step at which constants a column behind it is final: kept to the end.
+
+    Behind the `last` step there is nothing left to skip; behind others, what some step keeps.
+    """
+    kept = frozenset[float]().union(*(step.keeps for step in steps))
+    found = [frozenset[float]() if last else kept]
+    for step in reversed(steps[1:]):
+        kept &= step.keeps
+        found.append(kept)
+    return found[::-1]

@@ -7,17 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gbdnn.backends.base import LANES, whole_strip
 from gbdnn.data.inputs import Inputs
 from gbdnn.types import Array
 
 __all__ = [
-    "LANES", "NARROW", "STRIP", "Block", "Empty", "Tile", "load_inputs", "load_pieces", "merged",
-    "padded", "whole_strip",
+    "NARROW", "Block", "Empty", "Tile", "lanes_of", "load_inputs", "load_pieces", "merged",
+    "padded",
 ]  # fmt: skip
 
-STRIP = 64  # columns that a kernel takes through a row at a time, at the most
 NARROW = 32  # columns: a tile for each thread beats split rows down to this width
-LANES = 16  # float32 in the widest register: narrower strips are computed in another way
 
 Empty = Callable[[int, int], Array]  # (features, columns) -> array, columns padded
 Tile = Callable[[Empty], tuple[Array, Array]]  # loads (ids, Y) into a worker's memory
@@ -31,20 +30,14 @@ class Block:
     Y: Array
 
 
-def whole_strip(count: int, width: int) -> int:
-    """Return the number of columns whose multiples tiles are padded to.
-
-    Kernels may sum in another order for narrow strips of columns than for wide ones. So that a
-    column rounds alike in whatever tile it ends up, all tiles of a run consist of equal strips.
-    """
-    if count > NARROW:
-        return next(lanes for lanes in (LANES, NARROW, STRIP) if lanes >= min(width, STRIP))
-    return LANES if count > LANES // 2 else 1  # one tile, from which nothing is dropped
-
-
 def padded(width: int, lanes: int = LANES) -> int:
     """Return the next multiple of `lanes`."""
     return -(-width // lanes) * lanes
+
+
+def lanes_of(count: int, width: int) -> int:
+    """Return what the widths of a batch's tiles of up to `width` columns are multiples of."""
+    return whole_strip(width) if count > NARROW else LANES if count > LANES // 2 else 1
 
 
 def load_inputs(inputs: Inputs, start: int, stop: int, empty: Empty) -> tuple[Array, Array]:

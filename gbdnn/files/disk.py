@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import functools
 import gzip
+import hashlib
 import os
 import secrets
 import stat
@@ -54,11 +57,10 @@ def atomic_write(
     """
     try:
         target = _target(path)
-        temporary = target.with_name(
-            f".{target.name[:40]}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
-        )
+        _remove_stale(target.parent)
+        temporary, raw, lock = _new_temporary(target)
         try:
-            with temporary.open("xb") as raw:
+            with raw:
                 if Path(path).suffix == ".gz":
                     with gzip.GzipFile("", "wb", 6, raw, mtime=0) as file:
                         yield cast(IO[bytes], file)
@@ -74,6 +76,7 @@ def atomic_write(
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
+            os.close(lock)
     except DataUnavailableError:
         raise
     except OSError as error:
@@ -85,6 +88,44 @@ def atomic_write(
                 os.fsync(folder)
             finally:
                 os.close(folder)
+
+
+def _new_temporary(target: Path) -> tuple[Path, IO[bytes], int]:
+    """Return a new file beside `target`, open, and what keeps it locked until it is closed.
+
+    A process that dies leaves its file without lock. The process id in the name says little: ids
+    are used again, and mean other processes in other containers and on other hosts.
+    """
+    while True:
+        token = f"{os.getpid()}.{secrets.token_hex(4)}"
+        temporary = target.with_name(f".{target.name[:40]}.gbdnn-{_host()}.{token}.tmp")
+        raw = temporary.open("xb")
+        lock = os.dup(raw.fileno())  # shares the lock, and outlives `raw`
+        with contextlib.suppress(OSError):  # not on every file system
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.fstat(lock).st_nlink:
+            return temporary, raw, lock
+        raw.close()  # somebody took it for stale before it was locked
+        os.close(lock)
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove temporary files of processes of this host that do not live any more."""
+    for temporary in folder.glob(f".*.gbdnn-{_host()}.*.tmp"):
+        with contextlib.suppress(OSError):
+            file = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                if stat.S_ISREG(os.fstat(file).st_mode):
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    temporary.unlink()
+            finally:
+                os.close(file)
+
+
+@functools.cache
+def _host() -> str:
+    """Return a short name of this host: locks of others are not seen on every shared folder."""
+    return hashlib.sha256(os.uname().nodename.encode()).hexdigest()[:8]
 
 
 def _target(path: FilePath) -> Path:

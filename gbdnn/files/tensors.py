@@ -42,7 +42,8 @@ from gbdnn.machine import available_bytes
 from gbdnn.types import Array, FilePath
 
 __all__ = [
-    "DAMAGED", "FOREIGN", "check_version", "plain", "read_foreign", "read_tensors", "write_tensors",
+    "DAMAGED", "FOREIGN", "check_version", "nbytes_of", "plain", "read_foreign", "read_tensors",
+    "write_tensors",
 ]  # fmt: skip
 
 HEADER_LIMIT = 1 << 24  # bytes of JSON; a network of 2,000 layers needs 2 MB
@@ -55,6 +56,7 @@ DTYPES = {
     "BOOL": "|b1", "I8": "|i1", "I16": "<i2", "I32": "<i4", "I64": "<i8", "U8": "|u1",
     "U16": "<u2", "U32": "<u4", "U64": "<u8", "F16": "<f2", "F32": "<f4", "F64": "<f8",
 }  # fmt: skip
+FOREIGN_DTYPES = {**DTYPES, "BF16": "<u2"}
 CODES = {np.dtype(text): code for code, text in DTYPES.items()}
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 DAMAGED = "The file is damaged or incomplete: get it again."
@@ -113,6 +115,14 @@ def write_tensors(
         file.write(header)
         for array in arrays.values():
             file.write(_bytes(array))
+
+
+def nbytes_of(tensors: Mapping[str, Array], metadata: Mapping[str, Any]) -> int:
+    """Return how many bytes the file of `write_tensors` has; O(tensors), no array is read."""
+    checked = {name: _checked(name, array) for name, array in tensors.items()}
+    arrays = dict(sorted(checked.items(), key=lambda item: (-item[1].itemsize, item[0])))
+    header = _header(arrays, dict.fromkeys(arrays, "0" * 64), plain(metadata, "metadata"))
+    return len(header) + sum(array.nbytes for array in arrays.values())
 
 
 def _checked(name: Any, array: Any) -> Array:
@@ -234,12 +244,12 @@ def read_foreign(
 ) -> tuple[dict[str, Array], dict[str, str]]:
     """Read a safetensors file of any tool: (tensors, the texts of its metadata).
 
-    As `read_tensors`, but without digests nobody notices changed bytes. Other dtypes than those of
-    `write_tensors`, bfloat16 among them, are refused.
+    As `read_tensors`, but without digests nobody notices changed bytes. bfloat16 becomes float32;
+    other dtypes than those of `write_tensors` are refused.
     """
     with open_regular(path) as file:
         said, notes = _parsed(path, file, limit)
-        return {name: array for name, array, _ in _tensors(path, file, said)}, notes
+        return {name: array for name, array, _ in _tensors(path, file, said, FOREIGN_DTYPES)}, notes
 
 
 def check_version(path: FilePath, version: Any, known: tuple[int, int], what: str) -> None:
@@ -324,7 +334,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _tensors(path: FilePath, file: IO[bytes], said: Said) -> Iterator[tuple[str, Array, str]]:
+def _tensors(
+    path: FilePath, file: IO[bytes], said: Said, dtypes: Mapping[str, str] = DTYPES
+) -> Iterator[tuple[str, Array, str]]:
     """Yield the name, the array and the sha256 of each tensor."""
     for name, (code, shape) in said.items():
 
@@ -333,10 +345,10 @@ def _tensors(path: FilePath, file: IO[bytes], said: Said) -> Iterator[tuple[str,
 
         if not NAME.fullmatch(name):
             raise refused("a name of letters, digits, '_', '.' and '-'", name)
-        if code not in DTYPES:
-            raise refused(f"a dtype of {', '.join(DTYPES)}", code)
+        if code not in dtypes:
+            raise refused(f"a dtype of {', '.join(dtypes)}", code)
         try:
-            array = np.empty(shape, DTYPES[code])
+            array = np.empty(shape, dtypes[code])
         except ValueError:  # too many dimensions; sizes that overflow beside a zero
             raise refused("a shape that memory could hold", shape) from None
         try:
@@ -345,6 +357,8 @@ def _tensors(path: FilePath, file: IO[bytes], said: Said) -> Iterator[tuple[str,
             raise refused(f"{array.nbytes:,} bytes", "an end before") from None
         if code == "BOOL" and array.view(np.uint8).max(initial=0) > 1:
             raise refused("bools of 0 and 1", "other bytes")
+        if code == "BF16":  # the upper half of a float32
+            array = (array.astype(np.uint32) << 16).view(np.float32)
         yield name, array.astype(array.dtype.newbyteorder("="), copy=False), digest
 
 

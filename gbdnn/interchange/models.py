@@ -2,7 +2,7 @@
 
 The metadata (`gbdnn.files.tensors` says where it stands) are::
 
-    {"format": "gbdnn.model", "version": "1.1", "dtype": "float32",
+    {"format": "gbdnn.model", "version": "1.2", "dtype": "float32",
      "orientation": ["out_features", "in_features"], "versions": {"gbdnn": ..., ...},
      "layers": [{"kind": "linear", "parameters": ["weight", "bias"], "weight": {...}},
                 {"kind": "relu", "parameters": [], "cap": null}, ...],
@@ -29,7 +29,8 @@ the smallest unsigned type that holds them.
 A reader refuses a newer major version, kinds and forms that it does not know, and settings that a
 layer does not know. A newer minor version adds only kinds, forms and what a reader may leave out:
 1.1 is 1.0 with the key "parameters" and with other kinds and forms, so that readers of 1.0 take
-files of `Linear` layers with CSR or dense weights, and files of 1.0 are read here.
+files of `Linear` layers with CSR or dense weights, and files of 1.0 are read here. 1.2 is 1.1 with
+the forms "int8" and "int4" (`gbdnn.weights.integers.forms`).
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from gbdnn.weights.records import dump_parameters, load_parameters
 
 __all__ = ["VERSION", "from_tensors", "load_layers", "save_layers", "to_tensors"]
 
-FORMAT, VERSION = "gbdnn.model", (1, 1)
+FORMAT, VERSION = "gbdnn.model", (1, 2)
 KNOWN = ("dtype", "format", "layers", "orientation", "version", "versions")
 ORIENTATION = ["out_features", "in_features"]
 DTYPES = ("float32", "float64")

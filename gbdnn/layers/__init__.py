@@ -12,16 +12,19 @@ from gbdnn.layers.base import Activation, Layer
 from gbdnn.layers.dropout import Dropout
 from gbdnn.layers.linear import Linear
 from gbdnn.layers.losses import LOSSES, Loss
+from gbdnn.layers.recurrent import BLSTM, GRU, LSTM, Embedding, LastStep, MeanOverTime
 
 __all__ = [
-    "GELU", "LAYERS", "LOSSES", "Activation", "Dropout", "Identity", "Layer", "LeakyReLU", "Linear",
-    "Loss", "ReLU", "Sigmoid", "Softmax", "Tanh", "activation", "activation_names",
+    "BLSTM", "GELU", "GRU", "LAYERS", "LOSSES", "LSTM", "Activation", "Dropout", "Embedding",
+    "Identity", "LastStep", "Layer", "LeakyReLU", "Linear", "Loss", "MeanOverTime", "ReLU",
+    "Sigmoid", "Softmax", "Tanh", "activation", "activation_names",
 ]  # fmt: skip
 
 LAYERS: dict[str, type[Layer]] = {
     layer.kind: layer
     for layer in (
-        Dropout, GELU, Identity, LeakyReLU, Linear, ReLU, Sigmoid, Softmax, Tanh,
+        BLSTM, Dropout, Embedding, GELU, GRU, Identity, LSTM, LastStep, LeakyReLU, Linear,
+        MeanOverTime, ReLU, Sigmoid, Softmax, Tanh,
     )
 }  # fmt: skip
 

@@ -22,6 +22,7 @@ class Identity(Activation):
     """h(z) = z."""
 
     kind = "identity"
+    is_elementwise = True
 
     @property
     def clamp(self) -> Bounds:
@@ -46,6 +47,7 @@ class ReLU(Activation):
     """
 
     kind = "relu"
+    is_elementwise = True
 
     cap: float | None = None
 
@@ -77,6 +79,7 @@ class LeakyReLU(Activation):
     """h(z) = z for z > 0, else negative_slope * z."""
 
     kind = "leaky_relu"
+    is_elementwise = True
 
     negative_slope: float = 0.01
 
@@ -103,14 +106,10 @@ class Tanh(Activation):
     """h(z) = tanh(z)."""
 
     kind = "tanh"
+    is_elementwise = True
 
-    def apply(self, Z: Array) -> None:
-        """Replace Z by h(Z)."""
-        functional.tanh(Z)
-
-    def derivative(self, Y: Array, dY: Array) -> None:
-        """Replace dY by dZ = dY * h'(Z), from h(Z)."""
-        functional.tanh_backward(Y, dY)
+    apply = staticmethod(functional.tanh)
+    derivative = staticmethod(functional.tanh_backward)
 
 
 @dataclass(frozen=True)
@@ -118,14 +117,10 @@ class Sigmoid(Activation):
     """h(z) = 1 / (1 + exp(-z))."""
 
     kind = "sigmoid"
+    is_elementwise = True
 
-    def apply(self, Z: Array) -> None:
-        """Replace Z by h(Z)."""
-        functional.sigmoid(Z)
-
-    def derivative(self, Y: Array, dY: Array) -> None:
-        """Replace dY by dZ = dY * h'(Z), from h(Z)."""
-        functional.sigmoid_backward(Y, dY)
+    apply = staticmethod(functional.sigmoid)
+    derivative = staticmethod(functional.sigmoid_backward)
 
 
 @dataclass(frozen=True)
@@ -133,19 +128,15 @@ class GELU(Activation):
     """h(z) = z * Phi(z), the exact form."""
 
     kind = "gelu"
+    is_elementwise = True
 
     @property
     def needs(self) -> Literal["output", "input"]:
         """Z: most negative values of h(Z) are taken twice."""
         return "input"
 
-    def apply(self, Z: Array) -> None:
-        """Replace Z by h(Z)."""
-        functional.gelu(Z)
-
-    def derivative(self, Z: Array, dY: Array) -> None:
-        """Replace dY by dZ = dY * h'(Z), from Z."""
-        functional.gelu_backward(Z, dY)
+    apply = staticmethod(functional.gelu)
+    derivative = staticmethod(functional.gelu_backward)
 
 
 @dataclass(frozen=True)
@@ -154,10 +145,5 @@ class Softmax(Activation):
 
     kind = "softmax"
 
-    def apply(self, Z: Array) -> None:
-        """Replace Z by h(Z)."""
-        functional.softmax(Z)
-
-    def derivative(self, Y: Array, dY: Array) -> None:
-        """Replace dY by dZ = dY * h'(Z), from h(Z)."""
-        functional.softmax_backward(Y, dY)
+    apply = staticmethod(functional.softmax)
+    derivative = staticmethod(functional.softmax_backward)

@@ -34,6 +34,7 @@ class Run(Protocol):
     """
 
     rng: np.random.Generator | None  # None: nothing is random, as in prediction
+    lengths: Array | None  # of sequences, shape (width,), 0 for padding; None: tiles are all of it
 
     def empty(self, tiles: int, features: int, width: int) -> Array:
         """Return an uninitialised aligned array."""
@@ -50,6 +51,15 @@ class Run(Protocol):
     ) -> Array:
         """Return clamp(W Y + b), or with `accumulate` clamp(out + W Y + b), in `out`."""
 
+    def over_time(self, w: Any, Y: Array, bias: Array | None = None) -> Array:
+        """Return W Y + b for time steps: a column's bits do not depend on how many there are."""
+
+    def quantized(self, p: Any, name: str, Y: Array) -> Array:
+        """Return Y as the quantizer of activation `name` rounds it; Y itself if there is none."""
+
+    def quantized_grad(self, p: Any, name: str, Y: Array, dY: Array) -> Array:
+        """Turn dY, the gradient by ``quantized(p, name, Y)``, into that by Y, in place."""
+
     def input_grad(self, w: Any, dZ: Array) -> Array:
         """Return W^T dZ."""
 
@@ -58,6 +68,32 @@ class Run(Protocol):
 
     def row_sums(self, p: Any, name: str, dZ: Array) -> None:
         """Write the row sums of dZ over all tiles to ``p.grad[name]``."""
+
+    def begin(self, p: Any, name: str, out: Array) -> None:
+        """Write the state `name` before the first time step to `out`: zeros, or what `end` took."""
+
+    def end(self, p: Any, name: str, value: Array) -> None:
+        """Take the state `name` behind the last time step, for those who go on from it."""
+
+    def lstm(self, p: Any, Z: Array, H: Array, C: Array, V: Array, M: Array) -> None:
+        """Compute the recurrence of an LSTM from Z = W X + b; see `gbdnn.execution.loops`."""
+
+    def lstm_grad(
+        self, p: Any, Z: Array, H: Array, C: Array, V: Array, M: Array, dV: Array
+    ) -> None:
+        """Go back through the recurrence of an LSTM; Z becomes dZ, and dV is completed."""
+
+    def gru(self, p: Any, Z: Array, B: Array, H: Array, V: Array) -> None:
+        """Compute the recurrence of a GRU from Z = W X + b."""
+
+    def gru_grad(self, p: Any, Z: Array, B: Array, H: Array, V: Array, dV: Array) -> None:
+        """Go back through the recurrence of a GRU; Z and B become the gradients of both sums."""
+
+    def columns(self, w: Any, numbers: Array) -> Array:
+        """Return columns of W, shape (tiles, out_features, width), by numbers (tiles, width)."""
+
+    def units(self, w: Any, numbers: Array) -> Array:
+        """Return columns of the unit matrix by numbers, filled up with zeros, as one tile."""
 
     def clamp_grad(self, Y: Array, dY: Array, bounds: Bounds) -> None:
         """Set dY to 0 where not low < Y < high."""
@@ -80,12 +116,24 @@ class Layer:
         None for elementwise layers, which take and give any number.
     over_time : bool
         Tiles are time steps, in order.
+    needs_all_steps : bool
+        The layer wants whole sequences: they cannot be given to it in parts.
+    one_row : bool
+        The layer gives one tile for all time steps: a row for each sequence.
     is_activation : bool
         May be named by a string wherever an activation is asked for.
     only_trains : bool
         Does nothing in prediction.
+    is_affine : bool
+        The layer is Z = W Y + b of its parameters `weight` and `bias`.
+    is_elementwise : bool
+        The layer is a function of single values: features do not meet.
     fuses_clamp : bool
         `forward` computes ``p.clamp``, the bounds of the activation behind it, as it stores.
+    activation_names : tuple of str
+        What of the layer's values may have a quantizer: "input", and "hidden" of recurrent layers.
+    row_blocks : int
+        Equal blocks of rows of the weights that belong together: the gates of a recurrent layer.
     rows_of, columns_of : str or None
         The weight whose rows are the layer's outputs, and the one whose columns are its inputs:
         for pruning of whole neurons.
@@ -93,11 +141,17 @@ class Layer:
 
     kind: ClassVar[str]
     over_time: ClassVar[bool] = False
+    needs_all_steps: ClassVar[bool] = False
+    one_row: ClassVar[bool] = False
     is_activation: ClassVar[bool] = False
     only_trains: ClassVar[bool] = False
+    is_affine: ClassVar[bool] = False
+    is_elementwise: ClassVar[bool] = False
     fuses_clamp: ClassVar[bool] = False
     rows_of: ClassVar[str | None] = None
     columns_of: ClassVar[str | None] = None
+    activation_names: ClassVar[tuple[str, ...]] = ()
+    row_blocks: ClassVar[int] = 1
     weight_names: ClassVar[tuple[str, ...]] = ()
     array_names: ClassVar[tuple[str, ...]] = ()
 
@@ -150,6 +204,11 @@ class Layer:
             if isinstance(error, GbdnnError):
                 raise
             raise InputError(cls.kind, "its fields", str(error)[:200]) from None
+
+    def activation_of(self, weight: str) -> str | None:
+        """Return which of `activation_names` a weight is multiplied with; None: one without."""
+        name = "hidden" if weight == "recurrent" else "input"
+        return name if name in self.activation_names else None
 
     def replaced(self, **parameters: Any) -> Self:
         """Return the layer with some parameters exchanged."""
@@ -226,7 +285,7 @@ class Activation(Layer):
         """Replace Z, shape (..., features, width), by h(Z)."""
         raise NotImplementedError
 
-    def derivative(self, kept: Array, dY: Array) -> None:
+    def derivative(self, kept: Array, dY: Array, /) -> None:
         """Replace dY by dZ = dY * h'(Z), from h(Z) or Z as `needs` says."""
         raise NotImplementedError
 

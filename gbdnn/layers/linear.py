@@ -26,8 +26,11 @@ class Linear(Layer):
 
     Parameters
     ----------
-    weight : Weight, scipy sparse, graphblas.Matrix or ndarray, shape (out_features, in_features)
-        A sparse weight stays sparse, an ndarray becomes a `gbdnn.Dense`. Copied.
+    weight : Weight, scipy sparse, graphblas.Matrix, ndarray or torch tensor
+        Shape (out_features, in_features), as torch.nn.Linear has it. A sparse weight stays sparse,
+        an ndarray becomes a `gbdnn.Dense`, unless half or more of it is zeros: then its non-zeros
+        become a `gbdnn.CSR`, whose zeros stay zeros in training. A ``gbdnn.Dense(array)`` stays
+        dense. Copied.
     bias : float or array_like of shape (out_features,), default 0
     dtype : float32 or float64, default float32
         What the layer computes in; weights and bias are converted to it.
@@ -39,7 +42,8 @@ class Linear(Layer):
     """
 
     kind = "linear"
-    fuses_clamp = True
+    is_affine = fuses_clamp = True
+    activation_names = ("input",)
     weight_names = ("weight",)
     array_names = ("bias",)
     rows_of = columns_of = "weight"
@@ -83,14 +87,18 @@ class Linear(Layer):
 
     def forward(self, run: Run, p: Any, Y: Array, tape: Tape = None) -> Array:
         """Z = W Y + b."""
-        run.keep(tape, Y)
-        return run.affine(p.weight, Y, p.bias, clamp=p.clamp)
+        X = run.quantized(p, "input", Y)
+        run.keep(tape, Y, X)
+        return run.affine(p.weight, X, p.bias, clamp=p.clamp)
 
     def backward(self, run: Run, p: Any, dZ: Array, tape: list[Array]) -> Array:
         """dW = dZ Y^T at W's pattern, db = row sums of dZ, dY = W^T dZ."""
-        run.weight_grad(p, "weight", dZ, tape[0])
+        Y, X = tape
+        run.weight_grad(p, "weight", dZ, X)
         run.row_sums(p, "bias", dZ)
-        return run.input_grad(p.weight, dZ) if p.passes_back else dZ
+        if not (p.passes_back or p.roundings):
+            return dZ
+        return run.quantized_grad(p, "input", Y, run.input_grad(p.weight, dZ))
 
     def affines(self, p: Any) -> tuple[tuple[Any, Array], ...]:
         """The layer is one affine map."""
@@ -106,6 +114,9 @@ class Linear(Layer):
         less than (k + 2) eps ((row sum of W) cap + |b_i|) for k terms (Higham 2002, section 4.2).
         If the exact sum exceeds the cap by that much in every row, h gives the cap exactly.
         Products below the normal numbers lose more; each adds the smallest of them to the bound.
+
+        Where the weight's levels round the input, 0 is one of them, and W gets what they make of
+        the cap; the sums are exact then, and scaling them rounds less often than the bound allows.
         """
         kept = []
         of_zero = np.array(np.broadcast_to(self.bias, self.out_features))[:, None]
@@ -128,12 +139,15 @@ class Linear(Layer):
 
 def _reaches(weight: Weight, bias: Array, cap: float) -> bool:
     """True if W (cap 1) + bias, computed in any order, is at least the cap in every row."""
+    given = np.array([cap], weight.dtype)
+    if weight.levels is not None:
+        weight.levels.fake(given, given)
     entries = weight.entries
     if not entries.size or entries.min() < 0:
         return False
     sums, longest = row_sums(weight.pattern(), entries)
     kind = np.finfo(weight.dtype)
-    products = sums * cap
+    products = sums * float(given[0])
     slack = 2 * (longest + 2) * (float(kind.eps) * (products + np.abs(bias)) + float(kind.tiny))
     return bool((products + bias - slack >= cap).all())
 

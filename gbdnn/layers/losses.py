@@ -22,8 +22,10 @@ from gbdnn.types import Array
 
 __all__ = [
     "LOSSES", "Loss", "accuracy", "binary_cross_entropy", "cross_entropy", "hinge", "huber",
-    "label_accuracy", "mse", "r_squared",
+    "label_accuracy", "label_cross_entropy", "mse", "r_squared", "squared_error",
 ]  # fmt: skip
+
+LossFunction = Callable[[Array, Array, Array], float]
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Loss:
     """
 
     name: str
-    function: Callable[[Array, Array, Array], float]
+    function: LossFunction
     kind: Literal["classes", "values"]
     score: Callable[[Array, Array, Array], float]
     absorbs: str | None = None
@@ -74,11 +76,17 @@ def label_accuracy(outputs: Array, targets: Array, weights: Array) -> float:
 
 
 def r_squared(outputs: Array, targets: Array, weights: Array) -> float:
-    """Return R^2 = 1 - residual / spread over all outputs; 0 without spread."""
+    """Return the mean over the outputs of R^2 = 1 - residual / spread, as `r2_score` does.
+
+    That is scikit-learn's with its defaults: an output without spread counts 1 if nothing is left
+    of it, else 0.
+    """
     targets = targets.astype(np.float64)
-    residual = float(weights @ ((targets - outputs) ** 2).sum(axis=1))
-    spread = float(weights @ ((targets - weights @ targets) ** 2).sum(axis=1))
-    return 1 - residual / spread if spread else 0.0
+    residual = weights @ (targets - outputs) ** 2
+    spread = weights @ (targets - weights @ targets) ** 2
+    known = np.ptp(targets[weights > 0], axis=0) > 0
+    each = np.where(known, 1 - residual / np.where(known, spread, 1), residual == 0)
+    return float(each.mean())
 
 
 def cross_entropy(Z: Array, targets: Array, weights: Array) -> float:
@@ -163,6 +171,16 @@ def binary_cross_entropy(Z: Array, targets: Array, weights: Array) -> float:
     return value
 
 
+def label_cross_entropy(Z: Array, targets: Array, weights: Array) -> float:
+    """l = sum_j (log(1 + exp z_j) - t_j z_j): `binary_cross_entropy` summed over the labels."""
+    return _scaled(binary_cross_entropy, Z, targets, weights, len(Z))
+
+
+def squared_error(Z: Array, targets: Array, weights: Array) -> float:
+    """l = sum_j (z_j - t_j)² / 2; dl/dz_j = z_j - t_j. Parameters as of `mse`."""
+    return _scaled(mse, Z, targets, weights, len(Z) / 2)
+
+
 def huber(Z: Array, targets: Array, weights: Array) -> float:
     """l = mean_j rho(z_j - t_j), rho(r) = r²/2 for |r| <= 1, else |r| - 1/2 (Huber 1964).
 
@@ -214,6 +232,15 @@ def hinge(Z: Array, targets: Array, weights: Array) -> float:
     return _weighted(np.maximum(margin, 0), weights)
 
 
+def _scaled(
+    function: LossFunction, Z: Array, targets: Array, weights: Array, factor: float
+) -> float:
+    """Return a loss times `factor`, and so its gradient."""
+    value = function(Z, targets, weights)
+    Z *= factor
+    return value * factor
+
+
 def _weighted(each: Array, weights: Array) -> float:
     """Return sum_i weights[i] each[i], summed in float64."""
     return float(np.dot(each.astype(np.float64), weights.astype(np.float64)))
@@ -245,6 +272,9 @@ LOSSES: dict[str, Loss] = {
              least_outputs=2),
         Loss("hinge", hinge, "classes", accuracy, scores=True),
         Loss("huber", huber, "values", r_squared),
+        Loss("label_cross_entropy", label_cross_entropy, "values", label_accuracy, "sigmoid",
+             scores=True, probabilities=True),
         Loss("mse", mse, "values", r_squared),
+        Loss("squared_error", squared_error, "values", r_squared),
     )
 }  # fmt: skip

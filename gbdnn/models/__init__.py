@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from gbdnn.models.mlp import TOPOLOGIES, hidden_activations, mlp
+from gbdnn.models.recurrent import OVER_TIME, lstm, recurrent
 from gbdnn.models.scaling import SCALES, Scaling, fold, scaling
+from gbdnn.models.transducer import Transducer, transducer
 
-__all__ = ["SCALES", "TOPOLOGIES", "Scaling", "fold", "hidden_activations", "mlp", "scaling"]
+__all__ = [
+    "OVER_TIME", "SCALES", "TOPOLOGIES", "Scaling", "Transducer", "fold", "hidden_activations",
+    "lstm", "mlp", "recurrent", "scaling", "transducer",
+]  # fmt: skip

@@ -23,6 +23,7 @@ __all__ = ["TOPOLOGIES", "hidden_activations", "mlp"]
 Shapes = Sequence[tuple[int, int]]
 RECTIFIERS = ("gelu", "leaky_relu", "relu")  # halve the variance, which "he" makes up for
 ONLY_LAST = ("softmax",)  # over the features of a sample: behind the last layer only
+FEW, FAN_IN = 32, 8  # a layer of up to 32 inputs has at least 8 weights for each neuron
 TRAINING_BYTES = 32  # for each weight while training: both orientations, gradient, Adam's moments
 
 
@@ -70,8 +71,9 @@ def mlp(
         Neurons: inputs, hidden layers, outputs.
     density : float or sequence of float
         Above 0, at most 1. One number is distributed by `topology`, but no layer gets fewer than
-        one weight for each neuron on its two sides, or all. A sequence: exactly the density of each
-        layer. A layer that has all weights is stored dense.
+        one weight for each neuron on its two sides, in a layer of up to 32 inputs 8 for each of its
+        neurons, or all. A sequence: exactly the density of each layer. A layer that has all weights
+        is stored dense.
     topology : str
         A name of `TOPOLOGIES`: "erk", small layers denser than large ones and `density` over all
         of them (`gbdnn.topology.erk_densities`); "uniform", each hidden layer has `density` and the
@@ -132,10 +134,18 @@ def _densities(shapes: Shapes, density: Any, topology: str) -> list[float]:
             expected = f"one number, or {len(shapes)}, one for each layer with the output layer"
             raise InputError("density", expected, f"{len(density)} numbers")
         return [checks.within("density", each, "(0, 1]") for each in density]
-    # With fewer weights than neurons most neurons would have no connection at all.
-    floors = [min((out + into) / (out * into), 1.0) for out, into in shapes]
     wanted = rule(shapes, checks.within("density", density, "(0, 1]"))
-    return [max(pair) for pair in zip(wanted, floors, strict=True)]
+    return [max(part, _least(*shape)) for part, shape in zip(wanted, shapes, strict=True)]
+
+
+def _least(out: int, into: int) -> float:
+    """Return the least density of a layer.
+
+    With fewer weights than neurons most neurons would have no connection at all; those that see
+    one or two of a few inputs learn nearly nothing.
+    """
+    weights = max(out + into, FAN_IN * out if into <= FEW else 0)
+    return min(weights / (out * into), 1.0)
 
 
 def _check_room(shapes: Shapes, densities: Sequence[float]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from gbdnn.errors import InputError, choose
 from gbdnn.layers import Layer
 from gbdnn.network import Network
 from gbdnn.types import Array
-from gbdnn.weights import Weight
+from gbdnn.weights import Integers, Weight, integer_weight
 
 __all__ = ["SCALES", "Scaling", "fold", "scaling"]
 
@@ -24,6 +24,10 @@ class Scaling:
 
     shift: Array
     factor: Array
+
+    def inverse(self) -> Scaling:
+        """Return the scaling that undoes this one."""
+        return Scaling(-self.shift * self.factor, 1 / self.factor)
 
     def apply(self, X: Any) -> Any:
         """Return the samples scaled, float32; sparse ones stay sparse (their shift is 0)."""
@@ -84,8 +88,10 @@ def fold(network: Network, inputs: Scaling, outputs: Scaling | None = None) -> N
     Parameters
     ----------
     network : Network
-        Linear layers and layers without parameters, as `gbdnn.models.mlp` makes them.
+        Linear layers and layers without parameters, as `gbdnn.models.mlp` makes them. Where the
+        first weight is of whole numbers, all inputs must have the same factor and no shift.
     """
+    network, integers = _as_floats(network, inputs)
     linears = [k for k, layer in enumerate(network.layers) if layer.parameters]
     if any(network.layers[k].kind != "linear" for k in linears):
         kinds = ", ".join(network.layers[k].kind for k in linears)
@@ -94,7 +100,7 @@ def fold(network: Network, inputs: Scaling, outputs: Scaling | None = None) -> N
     behind = np.ones(network.out_features) if outputs is None else 1 / outputs.factor
     ends, share = (1.0, 1.0), 1.0
     between = network.layers[: linears[-1]]
-    if all(layer.parameters or _is_homogeneous(layer) for layer in between):
+    if not integers and all(layer.parameters or _is_homogeneous(layer) for layer in between):
         ends = (_mean(into), _mean(behind))
         share = (ends[0] * ends[1]) ** (1 / len(linears))
     changed: dict[str, Any] = {}
@@ -112,9 +118,35 @@ def fold(network: Network, inputs: Scaling, outputs: Scaling | None = None) -> N
             bias = bias * behind + (0.0 if outputs is None else outputs.shift)
         else:
             bias = bias * (share ** (number + 1) / ends[0])  # as Z has changed here
-        changed[f"layers.{k}.weight"] = _scaled(weight, rows * share, columns)
+        name = f"layers.{k}.weight"
+        changed[name] = _scaled(weight, rows * share, columns)
+        if name in integers:
+            changed[name] = _whole(integers[name], changed[name], rows, columns)
         changed[f"layers.{k}.bias"] = bias.astype(network.dtype)
     return network.replaced(changed)
+
+
+def _as_floats(network: Network, inputs: Scaling) -> tuple[Network, dict[str, Integers]]:
+    """Return the network in floats, and its weights of whole numbers by name."""
+    integers = {name: w for name, w in network.weights.items() if isinstance(w, Integers)}
+    if next(iter(network.weights)) in integers:
+        factors = np.unique(np.asarray(inputs.factor))
+        if len(factors) > 1 or np.any(inputs.shift):
+            expected = "one factor for all inputs and no shift, where they are rounded"
+            raise InputError("scale", expected, "others", "Scale by max, or not at all.")
+    return network.replaced({n: w.plain() for n, w in integers.items()}), integers
+
+
+def _whole(before: Integers, scaled: Weight, rows: Array, columns: Array) -> Integers:
+    """Return a scaled weight with the codes of before: its scales and levels have changed."""
+    scales = before.scales if len(before.scales) == 1 and (rows == rows[0]).all() else (
+        before.row_scales)  # fmt: skip
+    factors = rows[: len(scales)] if scales.ndim == 1 else rows[:, None]
+    levels = before.levels and replace(before.levels, step=before.levels.step / columns[0])
+    scales = scales * factors * columns[0]
+    if scales.ndim == 2 and scales.shape[1] == 1:
+        scales = scales[:, 0]
+    return integer_weight(scaled, scales, bits=before.bits, levels=levels, layout=before.layout)
 
 
 def _is_homogeneous(layer: Layer) -> bool:

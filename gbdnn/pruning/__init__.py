@@ -4,7 +4,7 @@
 piece           says                                         choices
 ==============  ===========================================  =======================================
 score           how much an entry matters                    magnitude, gradient, movement, random
-distribution    how sparse each weight becomes               global, uniform, erk
+distribution    how sparse each weight becomes               global, lamp, uniform, erk
 schedule        when, and how much of the way                OneShot, Periodic, Polynomial, Never
 structure       what goes as a whole                         Unstructured, NM, Block, Neuron
 growth          what grows for what is dropped               none, SET, RigL

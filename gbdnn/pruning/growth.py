@@ -21,12 +21,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from gbdnn import checks
 from gbdnn.backends import get_backend
+from gbdnn.backends.workers import share
 from gbdnn.errors import InputError, choose
 from gbdnn.topology.random import distinct
 from gbdnn.types import Array
@@ -38,6 +39,8 @@ __all__ = ["GROWTHS", "SET", "Growth", "RigL", "growth", "largest_absent", "rand
 
 MEMORY = 64 << 20  # bytes for a block of G and what is derived from it
 BYTES = 6  # times the size of a number, bytes that a place of a block takes on the way
+PIECE = 1 << 16  # places that are computed at a time: they stay in the second cache
+LEAST = 16  # rows of them
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,7 @@ def largest_absent(
         Bytes for a block of rows of dZ Y^T; at least one row is taken. Beside that, O(nnz + count)
         and a copy of Y are held.
     threads : int
-        For BLAS.
+        The result does not depend on their number.
 
     Returns
     -------
@@ -190,81 +193,109 @@ def largest_absent(
     count = min(count, absent(pattern))
     if count <= 0:
         return np.empty(0, np.int64)
-    with np.errstate(all="ignore"), get_backend("dense").pinned(threads):
-        return _Search(pattern, dZ, Y, count).run(memory)
+    # threads of BLAS and the backend's, which both wait busily, would take turns at the cores
+    with np.errstate(all="ignore"), get_backend("dense").pinned(1):  # norms too may overflow
+        return _Search(pattern, dZ, Y, count).run(memory, threads)
 
 
 class _Search:
     """The search of `largest_absent`: the places of the candidates so far, and their values."""
 
     def __init__(self, pattern: CSR, dZ: Array, Y: Array, count: int) -> None:
-        self.pattern, self.dZ, self.count = pattern, dZ.transpose(1, 0, 2), count
+        self.pattern, self.count = pattern, count
         self.row_norms, self.rows = _by_norm(dZ)
         self.column_norms, self.columns = _by_norm(Y)
         self.rank = np.empty_like(self.columns)  # of a column among `columns`
         self.rank[self.columns] = np.arange(len(self.columns))
-        # |fl(x . y)| <= |x . y| + n eps |x| |y| for any order of n terms (Higham 2002, eq. 3.5)
-        terms = dZ.shape[0] * dZ.shape[2]
-        self.widen = 1 + (terms + 8) * float(np.finfo(dZ.dtype).eps)
+        used = np.flatnonzero(dZ.any(axis=1))  # of the samples: the last tile is filled up
+        terms = int(used[-1]) + 1 if len(used) else 0
+        self.dZ = dZ.transpose(1, 0, 2)[self.rows].reshape(len(self.rows), -1)[:, :terms]
         # the columns come first that are needed longest
-        self.Y = Y.transpose(1, 0, 2)[self.columns].reshape(len(self.columns), terms)
+        self.Y = Y.transpose(1, 0, 2)[self.columns].reshape(len(self.columns), -1)[:, :terms]
+        # |fl(x . y)| <= |x . y| + n eps |x| |y| for any order of n terms (Higham 2002, eq. 3.5)
+        self.widen = 1 + (terms + 8) * float(np.finfo(dZ.dtype).eps)
         self.values, self.places = np.empty(0, dZ.dtype), np.empty(0, np.int64)
         self.floor = 0.0
 
-    def run(self, memory: int) -> Array:
+    def run(self, memory: int, threads: int) -> Array:
         start = 0
-        while start < len(self.rows):
-            wide = self._columns(start)
-            if not wide:
-                break
+        while start < len(self.rows) and (wide := self._columns(start)):
             most = memory // (wide * self.Y.itemsize * BYTES)
             # small blocks first: what they find lets most of the later ones pass
-            stop = start + max(min(most, max(start, 4 * self.count // wide)), 1)
-            self._merge(*self._block(self.rows[start:stop], wide))
+            stop = start + max(min(most, max(start, 2 * self.count // wide)), 1)
+            stop = min(stop, len(self.rows))
+            height = max(PIECE // wide, LEAST)
+            pieces = [(k, min(k + height, stop), wide) for k in range(start, stop, height)]
+            self._merge(share(lambda piece: self._block(*piece), pieces, threads))
             start = stop
-        return self.places[np.lexsort((self.places, -self.values))]
+        return self.places[_largest_first(self.values, self.places)]
 
     def _columns(self, start: int) -> int:
         """Return how many columns may be needed by row number `start` and those behind it."""
         bounds = self.row_norms[start] * self.column_norms * self.widen
         return int(len(bounds) - np.searchsorted(bounds[::-1], self.floor, "left"))
 
-    def _block(self, rows: Array, wide: int) -> tuple[Array, Array]:
-        """Return values and places of what is large enough in some rows and the first columns."""
-        part = self.dZ[rows].reshape(len(rows), -1)
-        G = part @ self.Y[:wide].T
-        np.abs(G, out=G)
-        self._mask(G, rows)
-        hits = np.flatnonzero(self.floor <= G)  # false for NaN and for -1, the pattern's
-        values = G.reshape(-1)[hits]
+    def _block(self, start: int, stop: int, wide: int) -> tuple[Array, Array]:
+        """Return values and places of what is large enough in rows and the first columns."""
+        rows = self.rows[start:stop]
+        with np.errstate(all="ignore"):  # which each thread has of its own
+            G = self.dZ[start:stop] @ self.Y[:wide].T
+            np.abs(G, out=G)
+            self._mask(G, rows)
+            hits = np.flatnonzero(self.floor <= G)  # false for NaN and for -1, the pattern's
+        values = G.reshape(-1).take(hits)
         if len(hits) > self.count:
-            least = np.partition(values, len(hits) - self.count)[len(hits) - self.count]
-            large = values >= least
-            hits, values = hits[large], values[large]
-        row, column = np.divmod(hits, wide)
-        return values, rows[row] * self.pattern.shape[1] + self.columns[column]
+            large = np.flatnonzero(values >= _at_least(values, self.count))
+            hits, values = hits.take(large), values.take(large)
+        row = hits // wide
+        hits -= row * wide
+        places = rows.take(row)
+        places *= self.pattern.shape[1]
+        places += self.columns.take(hits)
+        return values, places
 
     def _mask(self, G: Array, rows: Array) -> None:
         """Write -1 to the places of G that have an entry: the complement of W's structure."""
-        indptr = self.pattern.indptr.astype(np.int64, copy=False)
-        lengths = indptr[rows + 1] - indptr[rows]
-        local = np.repeat(np.arange(len(rows)), lengths)
-        column = self.rank[self.pattern.indices[ranges(indptr[rows], lengths)]]
-        inside = column < G.shape[1]
-        G[local[inside], column[inside]] = -1
+        indptr, wide = self.pattern.indptr, G.shape[1]
+        begin = indptr[rows].astype(np.int64)
+        lengths = indptr[rows + 1] - begin
+        place = self.rank.take(self.pattern.indices.take(ranges(begin, lengths)))
+        inside = None if wide == len(self.rank) else np.flatnonzero(place < wide)
+        place += np.repeat(np.arange(len(rows)) * wide, lengths)
+        G.reshape(-1)[place if inside is None else place.take(inside)] = -1
 
-    def _merge(self, values: Array, places: Array) -> None:
+    def _merge(self, found: list[tuple[Array, Array]]) -> None:
         """Keep the `count` largest of the candidates and these; of equal ones the first places."""
-        values = np.concatenate([self.values, values])
-        places = np.concatenate([self.places, places])
+        values = np.concatenate([self.values, *(values for values, _ in found)])
+        places = np.concatenate([self.places, *(places for _, places in found)])
         if len(values) >= self.count:
-            self.floor = float(np.partition(values, -self.count)[-self.count])
+            self.floor = float(_at_least(values, self.count))
             keep = values > self.floor
             ties = np.flatnonzero(values == self.floor)
             left = self.count - np.count_nonzero(keep)
             keep[ties[np.argsort(places[ties])[:left]]] = True
-            values, places = values[keep], places[keep]
+            kept = np.flatnonzero(keep)
+            values, places = values.take(kept), places.take(kept)
         self.values, self.places = values, places
+
+
+def _at_least(values: Array, count: int) -> Any:
+    """Return the value that `count` of them reach."""
+    return np.partition(values, -count)[-count]
+
+
+def _largest_first(values: Array, places: Array) -> Array:
+    """Return the order of descending values, equal ones by their places.
+
+    That is ``np.lexsort((places, -values))``, which takes three times as long where few are equal.
+    """
+    order = np.argsort(-values)
+    ordered = values[order]
+    opens = np.append(True, ordered[1:] != ordered[:-1])
+    tied = np.flatnonzero(~opens | ~np.append(opens[1:], True))
+    group, some = np.cumsum(opens)[tied], order[tied]
+    order[tied] = some[np.lexsort((places[some], group))]
+    return order
 
 
 def _by_norm(X: Array) -> tuple[Array, Array]:

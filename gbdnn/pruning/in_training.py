@@ -19,7 +19,7 @@ from gbdnn.pruning.selection import Selection, check_exclude, check_sparsity
 from gbdnn.pruning.structures import Structure, Unstructured, structure
 from gbdnn.types import Array
 from gbdnn.weights import CSR
-from gbdnn.weights.patterns import insert, realign, subset
+from gbdnn.weights.patterns import exchange, realign
 
 __all__ = ["PRESETS", "Pruned", "Sparsifier", "sparsifier"]
 
@@ -63,13 +63,15 @@ class Sparsifier:
     ----------
     sparsity : float, optional
         The target, 0 to below 1: the part of all places of the weights (those left out do not
-        count) that is empty in the end. A weight that is already sparser is left alone. None: each
-        weight keeps its number of entries, which takes `growth` or `Never`.
+        count) that is empty in the end. None: each weight keeps its number of entries, which takes
+        `growth` or `Never`.
     score : str or Score
         A name of `SCORES`: "magnitude", "gradient", "movement", "random".
     distribution : str or function
-        A name of `DISTRIBUTIONS`: "global" (one threshold, each weight keeps at least one entry),
-        "uniform" or "per_layer", "erk".
+        A name of `DISTRIBUTIONS`: "global" (one threshold for all weights), "lamp" (one threshold
+        for scores in proportion to those of their layer), "uniform" or "per_layer" (equal
+        densities), "erk" (small layers stay denser). Each weight keeps at least one entry, the last
+        one for each output; what a weight that is sparser leaves over goes to the others.
     schedule : Schedule or str
         `Polynomial`, `Periodic`, `OneShot` or `Never`, or a name of `SCHEDULES`. Where the target
         rises over several updates, the sparsity of all weights together follows the schedule.
@@ -79,7 +81,7 @@ class Sparsifier:
         `SET` or `RigL`, or a name of `GROWTHS`. Only without structure.
     exclude : sequence of int and str
         Weights that are left alone, by position (-1 is the last), name ("layers.0.weight") or
-        pattern ("*.recurrent").
+        pattern (``"*.recurrent"``).
     at_start : bool
         Reach `sparsity` at step 0, with entries that are drawn at random, whatever `score`, unless
         the network is as sparse already (within 1 % of its entries). After that weights keep their
@@ -226,13 +228,13 @@ class Sparsifier:
             units = {name: weights[name].nnz for name in selection.names}
         else:
             units = selection.units(weights, density, scores)
-        grown = self._grown(state, step, weights, units, rng)
+        grown = self._grown(state, step, weights, units, rng, selection)
         kept = {name: count - len(grown[name]) for name, count in units.items()}
         found: dict[str, CSR] = {}
         for name, mask in selection.masks(weights, scores, kept).items():
             places = grown.get(name, NONE)
             if len(places) or not mask.all():
-                found[name] = insert(subset(weights[name], mask), places)
+                found[name] = exchange(weights[name], mask, places)
                 if (key := f"moved.{name}") in state:
                     state[key] = realign(state[key], weights[name], found[name])
         return found
@@ -276,12 +278,14 @@ class Sparsifier:
         weights: dict[str, CSR],
         units: dict[str, int],
         rng: np.random.Generator,
+        selection: Selection,
     ) -> dict[str, Array]:
         """Return the places, ascending, where each weight's new entries grow."""
         grower, part, found = growth(self.growth), self._exchanged(state, step), {}
         for name, kept in units.items():
             observed = state.pop(f"grown.{name}", NONE)
-            count = min(round(part * kept), absent(weights[name]), max(kept - 1, 0))
+            left = max(kept - selection.least(name, weights[name]), 0) if part else 0
+            count = min(round(part * kept), absent(weights[name]), left)
             found[name] = NONE
             if count and grower is not None:
                 found[name] = grower.places(weights[name], count, rng, observed)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from gbdnn.errors import DtypeError, InputError, ShapeError
-from gbdnn.network import Network
+from gbdnn.network import Network, check_network
+from gbdnn.pruning.compact import compact as compacted
 from gbdnn.pruning.distributions import Distribution
 from gbdnn.pruning.scores import Score
 from gbdnn.pruning.scores import score as as_score
-from gbdnn.pruning.selection import Selection, check_exclude, check_sparsity
+from gbdnn.pruning.selection import Selection, check_exclude, check_sparsity, cut_off
 from gbdnn.pruning.structures import Structure
 from gbdnn.pruning.structures import structure as as_structure
 from gbdnn.topology.random import as_generator
@@ -30,11 +32,12 @@ def prune(
     sparsity: float | None,
     *,
     score: str | Score = "magnitude",
-    distribution: str | Distribution = "global",
+    distribution: str | Distribution = "lamp",
     structure: Structure | str | None = None,
     exclude: Sequence[int | str] = (),
     gradients: Mapping[str, Any] | Sequence[Any] | Callable[[], Mapping[str, Any]] | None = None,
     rng: np.random.Generator | int = 0,
+    compact: bool = False,
 ) -> Network:
     """Return a network without the weights of the lowest score.
 
@@ -48,9 +51,10 @@ def prune(
         has a sparsity of 0.9. 0 removes nothing from a dense network. With `NM` it may be None.
     score, distribution, structure, exclude
         As in `Sparsifier`. The scores "gradient" and "movement" (here the one step's -w dL/dw) need
-        `gradients`. A weight that is sparser than its share keeps all, so that the total may be
-        below `sparsity`. Of a structure the sparsity counts whole units: with blocks, the part of
-        the blocks that is empty.
+        `gradients`. The distribution is "lamp" by default: one threshold for all weights, as with
+        "global", but of scores in proportion to their layer's, so that no layer is starved.
+        Of a structure the sparsity counts whole units: with blocks, the part of the blocks that is
+        empty.
     gradients : dict of str to array_like, sequence of array_like or function, optional
         dL/dW by name, or of each weight in order: shape (nnz,) in the order of the entries, of a
         weight that stores all places also (out_features, in_features). A function is called for
@@ -58,6 +62,9 @@ def prune(
         of samples X and y.
     rng : Generator or int
         For the score "random".
+    compact : bool
+        Also remove the neurons that make no difference any more (`gbdnn.compact`): layers become
+        smaller, and differently pruned networks have different shapes.
 
     Returns
     -------
@@ -69,11 +76,21 @@ def prune(
     Raises
     ------
     InputError
-        A sparsity that is below that of the network, or that leaves a weight without entries, 1 and
-        more; missing gradients; no such weight.
+        A sparsity that is below that of the network, or that leaves a weight or an output without
+        entries, 1 and more; missing gradients; no such weight.
     ShapeError
         A structure that does not divide a weight; gradients that do not fit.
     UnknownNameError, DtypeError, NonFiniteError
+
+    Warns
+    -----
+    UserWarning
+        If there are outputs that no input reaches any more.
+
+    Notes
+    -----
+    The number of entries that stay is exact without structure: what a weight that is sparser than
+    its share leaves over goes to the others. Outputs that have entries keep some.
 
     Examples
     --------
@@ -84,8 +101,7 @@ def prune(
     >>> prune(network, 0.75).layers[0].weight
     CSR(10 x 10, nnz=25, float32)
     """
-    if not isinstance(network, Network):
-        raise DtypeError("network", "a Network", type(network).__name__)
+    check_network("network", network)
     shape_of, scorer = as_structure(structure), as_score(score)
     target = check_sparsity(sparsity, shape_of)
     if target is None:
@@ -104,11 +120,20 @@ def prune(
         scores[name] = scorer.function(values, gradient, moved, generator)
     units = selection.units(patterns, 1 - target, scores)
     masks = selection.masks(patterns, scores, units)
-    return network.replaced({
+    pruned = network.replaced({
         name: _subset(weights[name], patterns[name], mask)
         for name, mask in masks.items()
         if not mask.all()
     })  # fmt: skip
+    lost = cut_off(pruned.weights, layers)
+    if lost > cut_off(weights, layers):
+        warnings.warn(
+            f"sparsity {target:g}: no input reaches {lost} of {network.out_features} outputs any "
+            "more. Lower it, or reach it in training with a Sparsifier; of the distributions "
+            "'lamp' and 'erk' leave most to small layers.",
+            stacklevel=2,
+        )
+    return compacted(pruned)[0] if compact else pruned
 
 
 def _subset(weight: Weight, pattern: CSR, mask: Array) -> Weight:

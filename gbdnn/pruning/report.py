@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 
 from gbdnn import checks
-from gbdnn.errors import DtypeError, ShapeError
+from gbdnn.errors import InputError, ShapeError
 from gbdnn.machine import check_threads
-from gbdnn.network import Network
+from gbdnn.network import Network, check_network
 from gbdnn.summary import text_table
+from gbdnn.weights.foreign import numeric_array
 
 __all__ = ["LayerChange", "PruningReport", "pruning_report"]
 
 ROUND = 2e-3  # seconds that a round lasts at least
+STEPS = 16  # of random sequences
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,10 @@ class PruningReport:
         Medians over the rounds of `predict` for `samples` samples.
     samples, rounds, threads : int
     backend : str
+    accuracy : tuple of float or None
+        Part of the samples whose class is right, where `y` has classes.
+    mean_squared_error : tuple of float or None
+        Over samples and outputs, where `y` has values.
     """
 
     layers: tuple[LayerChange, ...]
@@ -66,6 +72,8 @@ class PruningReport:
     rounds: int
     threads: int
     backend: str
+    accuracy: tuple[float, float] | None = None
+    mean_squared_error: tuple[float, float] | None = None
 
     @property
     def density(self) -> tuple[float, float]:
@@ -90,6 +98,10 @@ class PruningReport:
                 f"predict, {self.samples} samples, {self.backend}, {self.threads} threads, medians "
                 f"of {self.rounds} rounds: {before} before, {after} after ({self.speedup:.2f} x)"
             )
+        for name in ("accuracy", "mean_squared_error"):
+            if (pair := getattr(self, name)) is not None:
+                text = f"{pair[0]:.4f} before, {pair[1]:.4f} after"
+                lines.append(f"{name.replace('_', ' ')}, {self.samples} samples: {text}")
         return "\n".join(lines)
 
 
@@ -98,6 +110,7 @@ def pruning_report(
     after: Network,
     *,
     X: Any = None,
+    y: Any = None,
     batch: int = 256,
     rounds: int = 15,
     backend: str = "fused",
@@ -108,11 +121,15 @@ def pruning_report(
     Parameters
     ----------
     before, after : Network
-        Layers of the same shapes.
-    X : array_like or scipy sparse, optional
-        What `predict` is timed with; default `batch` samples of normal random numbers.
+        Layers of the same shapes, or of `compact` smaller ones.
+    X : array_like, scipy sparse or list of sequences, optional
+        What `predict` is timed with; default `batch` samples of normal random numbers, for
+        recurrent layers sequences of 16 of them.
+    y : array_like, optional
+        Targets of X: classes as whole numbers from 0, shape (n_samples,), or values of the shape of
+        the outputs. Adds accuracy or mean squared error.
     batch : int
-        Number of those.
+        Number of random samples.
     rounds : int
         The two networks are timed in turn, each round once (or several times, if that is quicker
         than 2 ms), after a warm-up. 0: no timing.
@@ -126,37 +143,73 @@ def pruning_report(
     ShapeError, DtypeError, InputError
     """
     for name, network in (("before", before), ("after", after)):
-        if not isinstance(network, Network):
-            raise DtypeError(name, "a Network", type(network).__name__)
+        check_network(name, network)
     checks.count("batch", batch)
     checks.count("rounds", rounds, least=0)
     shapes, found = (
         [weight.shape for weight in network.weights.values()] for network in (before, after)
     )
-    if shapes != found:
+    if (
+        len(shapes) != len(found)
+        or any(new[0] > old[0] or new[1] > old[1] for old, new in zip(shapes, found, strict=True))
+        or (shapes[0][1], shapes[-1][0]) != (found[0][1], found[-1][0])
+    ):
         raise ShapeError("after", f"weights of the shapes {shapes}", f"{found}")
     cores = check_threads(threads)
-    seconds = None
-    if rounds:
-        if X is None:
-            X = np.random.default_rng(0).standard_normal((batch, before.in_features), np.float32)
-        seconds = _timed((before, after), X, rounds, backend, cores)
+    if y is not None and X is None:
+        raise InputError("X", "the samples that y belongs to", "None")
+    if X is None and rounds:
+        X = _random(before, batch)
+    seconds = _timed((before, after), X, rounds, backend, cores) if rounds else None
+    score: dict[str, tuple[float, float]] = {}
+    if y is not None:
+        outputs = [each.predict(X, backend=backend, threads=cores) for each in (before, after)]
+        score = _scores(before, outputs, y)
     changes = _changes(before, after)
     old, new = (sum(change.nnz[k] for change in changes) for k in range(2))
     return PruningReport(
         changes, (old, new), (before.nbytes, after.nbytes), seconds,
         0 if X is None else X.shape[0] if hasattr(X, "shape") else len(X),
-        int(rounds), cores, backend,
+        int(rounds), cores, backend, **score,
     )  # fmt: skip
+
+
+def _random(network: Network, batch: int) -> Any:
+    """Return normal random numbers that the network can take."""
+    rng = np.random.default_rng(0)
+    if not any(layer.over_time for layer in network.layers):
+        return rng.standard_normal((batch, network.in_features), np.float32)
+    return list(rng.standard_normal((batch, STEPS, network.in_features), np.float32))
+
+
+def _scores(network: Network, outputs: list[Any], y: Any) -> dict[str, tuple[float, float]]:
+    """Return the accuracies, or the mean squared errors, of two networks' outputs."""
+    targets, found = numeric_array(y, "y"), []
+    if any(isinstance(each, list) for each in outputs):  # of sequences
+        outputs = [np.concatenate(each) for each in outputs]
+    classes = targets.ndim == 1 and targets.dtype.kind in "biu"
+    rows, width = outputs[0].shape
+    if classes and len(targets) == rows:
+        half = 0.5 if network.layers[-1].kind == "sigmoid" else 0.0
+        for each in outputs:
+            guess = each[:, 0] > half if width == 1 else each.argmax(axis=1)
+            found.append(float((guess == targets).mean()))
+        return {"accuracy": (found[0], found[1])}
+    if not classes and targets.size == rows * width and len(targets) == rows:
+        errors = [float(np.square(targets.reshape(rows, width) - each).mean()) for each in outputs]
+        return {"mean_squared_error": (errors[0], errors[1])}
+    expected = f"{rows} classes as whole numbers, or values of shape {(rows, width)}"
+    raise ShapeError("y", expected, f"{targets.dtype} of shape {targets.shape}")
 
 
 def _changes(before: Network, after: Network) -> tuple[LayerChange, ...]:
     pairs = zip(before.weights.items(), after.weights.values(), strict=True)
     nbytes = list(zip(_bytes(before), _bytes(after), strict=True))
     return tuple(
-        LayerChange(name, old.shape, (old.nnz, new.nnz), (old.density, new.density), nbytes[k])
+        LayerChange(name, old.shape, (old.nnz, new.nnz),
+                    (old.density, new.nnz / math.prod(old.shape)), nbytes[k])
         for k, ((name, old), new) in enumerate(pairs)
-    )
+    )  # fmt: skip
 
 
 def _bytes(network: Network) -> list[int]:

@@ -83,8 +83,9 @@ class Periodic(Schedule):
         Changes come at begin + every, begin + 2 every, ... up to `end`. If `every` is longer than
         all that, there is one change, at `end`.
     every : float or int
-        A part of all steps, but at least 5 steps, as a step with a change moves no weights; or a
-        number of steps.
+        A number of steps, or a part of all steps: then at least 20 (`Polynomial`: 5), as a step
+        with a change moves no weights, and with growth costs as much as several others. In
+        trainings too short for four changes at least 5.
 
     Raises
     ------
@@ -95,6 +96,7 @@ class Periodic(Schedule):
     begin: float | int = 0.0
     end: float | int = 0.75
     every: float | int = 0.02
+    closest: ClassVar[int] = 4 * CLOSEST
 
     def __post_init__(self) -> None:
         for name in ("begin", "end", "every"):
@@ -126,9 +128,11 @@ class Periodic(Schedule):
         if end < begin:
             got = f"{self.end!r}, step {end}"
             raise InputError("end", f"not before begin = {self.begin!r}, step {begin}", got)
-        whole = isinstance(self.every, int)
-        every = int(self.every) if whole else max(_at("every", self.every, total), CLOSEST)
-        return begin, every, (end - begin) // every
+        span, every = end - begin, int(self.every)
+        if isinstance(self.every, float | np.floating):
+            least = min(self.closest, max(span // 4, CLOSEST))
+            every = max(_at("every", self.every, total), least)
+        return begin, every, span // every
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,7 @@ class Polynomial(Periodic):
 
     every: float | int = 0.01
     power: float = 3.0
+    closest: ClassVar[int] = CLOSEST
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import groupby, pairwise
 from typing import Any
@@ -17,9 +17,12 @@ from gbdnn.pruning.distributions import Distribution, Share
 from gbdnn.pruning.distributions import distribution as as_distribution
 from gbdnn.pruning.structures import Structure
 from gbdnn.types import Array
-from gbdnn.weights import CSR
+from gbdnn.weights import CSR, Weight
+from gbdnn.weights.patterns import rows_of
 
-__all__ = ["Selection", "check_exclude", "check_sparsity", "followers", "left_out"]
+__all__ = [
+    "Selection", "check_exclude", "check_sparsity", "cut_off", "followers", "left_out",
+]  # fmt: skip
 
 KEEP_SOME = "Lower the sparsity, or leave the weight out with exclude=."
 Pair = tuple[str, str]
@@ -39,12 +42,15 @@ class Selection:
         The weights that are pruned, in order.
     pairs : tuple of (str, str)
         The second weight loses the columns of rows that the first one loses.
+    outputs : frozenset of str
+        Weights whose rows are the network's outputs: those that have entries keep some.
     """
 
     structure: Structure
     distribution: Distribution
     names: tuple[str, ...]
     pairs: tuple[Pair, ...] = ()
+    outputs: frozenset[str] = frozenset()
 
     @classmethod
     def of(
@@ -73,7 +79,9 @@ class Selection:
                 "Neurons of the last layer are not removed." if spared else "",
             )  # fmt: skip
         follow = [pair for pair in pairs if structure.next_columns and not out & {*pair}]
-        return cls(structure, as_distribution(distribution), chosen, tuple(follow))
+        return cls(
+            structure, as_distribution(distribution), chosen, tuple(follow), frozenset(outputs)
+        )
 
     @property
     def touched(self) -> list[str]:
@@ -109,7 +117,7 @@ class Selection:
         for name, count, share in zip(self.names, counts, shares, strict=True):
             if count == 0 and len(share.scores):
                 got = f"{1 - density:g}, which leaves {name} {share.shape} none"
-                expected = "a value that leaves each weight at least one entry"
+                expected = "a value that leaves each weight and each output at least one entry"
                 raise InputError("sparsity", expected, got, KEEP_SOME)
         return dict(zip(self.names, counts, strict=True))
 
@@ -123,9 +131,8 @@ class Selection:
         InputError
             If a weight would be left without entries.
         """
-        keep = self.structure.keep
         masks = {
-            name: keep(weights[name], scores[name], units[name])
+            name: self._mask(name, weights[name], scores[name], units[name])
             if name in units
             else np.ones(weights[name].nnz, bool)
             for name in self.touched
@@ -138,16 +145,32 @@ class Selection:
                 raise InputError("structure", "each weight to keep an entry", got, KEEP_SOME)
         return masks
 
+    def least(self, name: str, weight: CSR) -> int:
+        """Return how many units a weight keeps at least."""
+        if name not in self.outputs:
+            return 1
+        return self.structure.spanning(weight, np.zeros(weight.nnz, np.float32))[0]
+
+    def _mask(self, name: str, weight: CSR, scores: Array, units: int) -> Array:
+        """Return the mask of the best units; the outputs' rows keep their best."""
+        mask = self.structure.keep(weight, scores, units)
+        if name in self.outputs and _lost_rows(weight, mask).any():
+            count, spanning = self.structure.spanning(weight, scores)
+            if count <= units:
+                first = np.where(spanning, np.inf, scores)
+                mask = self.structure.keep(weight, first, units)
+        return mask
+
     def _shares(
         self, weights: Mapping[str, CSR], scores: Mapping[str, Array] | None
     ) -> list[Share]:
-        return [
-            self.structure.share(
-                weights[name],
-                np.zeros(weights[name].nnz, np.float32) if scores is None else scores[name],
-            )
-            for name in self.names
-        ]
+        found = []
+        for name in self.names:
+            weight = weights[name]
+            given = np.zeros(weight.nnz, np.float32) if scores is None else scores[name]
+            share = self.structure.share(weight, given)
+            found.append(replace(share, least=self.least(name, weight)))
+        return found
 
 
 def _lost_rows(weight: CSR, mask: Array) -> Array:
@@ -184,6 +207,22 @@ def followers(layers: Iterable[tuple[str, Layer]]) -> tuple[list[Pair], set[str]
         last = next((item for item in reversed(wide) if item[1].weight_names), None)
         outputs |= {f"{last[0]}.{name}" for name in last[1].weight_names} if last else set()
     return pairs, outputs
+
+
+def cut_off(weights: Mapping[str, Weight], layers: Mapping[str, Layer]) -> int:
+    """Return how many rows of the outputs' weights no input reaches through the layers before."""
+    pairs, outputs = followers(layers.items())
+    sources = {after: before for before, after in pairs}
+    reached: dict[str, Array] = {}
+    for name, weight in weights.items():
+        columns = reached.get(sources.get(name, ""), np.ones(weight.shape[1], bool))
+        if weight.density == 1:
+            reached[name] = np.full(weight.shape[0], columns.any())
+        else:
+            pattern = weight.pattern()
+            rows = rows_of(pattern)[columns[pattern.indices]]
+            reached[name] = np.bincount(rows, minlength=weight.shape[0]) > 0
+    return sum(int(np.count_nonzero(~reached[name])) for name in outputs)
 
 
 def check_sparsity(sparsity: Any, structure: Structure) -> float | None:

@@ -60,6 +60,18 @@ class Structure:
         """Return the mask, shape (nnz,), of the entries of the best `units` units."""
         raise NotImplementedError
 
+    def spanning(self, weight: CSR, scores: Array) -> tuple[int, Array]:
+        """Return the best units that keep an entry in all rows that have some, if that is known.
+
+        Returns
+        -------
+        units : int
+            Their number.
+        mask : ndarray of bool, shape (nnz,)
+            Their entries.
+        """
+        return 1, np.zeros(weight.nnz, bool)
+
 
 @dataclass(frozen=True)
 class Unstructured(Structure):
@@ -74,6 +86,13 @@ class Unstructured(Structure):
     def keep(self, weight: CSR, scores: Array, units: int) -> Array:
         """Return the mask of the `units` largest scores; of equal ones the first."""
         return top(scores, units)
+
+    def spanning(self, weight: CSR, scores: Array) -> tuple[int, Array]:
+        """Return the best entry of each row."""
+        best = _best(rows_of(weight), scores)
+        mask = np.zeros(weight.nnz, bool)
+        mask[best] = True
+        return len(best), mask
 
 
 class _Blocks(Structure):
@@ -92,15 +111,22 @@ class _Blocks(Structure):
 
     def keep(self, weight: CSR, scores: Array, units: int) -> Array:
         """Return the mask of all entries of the best `units` blocks."""
-        sums, block = self._sums(weight, scores)
+        sums, block, _ = self._sums(weight, scores)
         return top(sums, units)[block]
 
-    def _sums(self, weight: CSR, scores: Array) -> tuple[Array, Array]:
-        """Return the sum of each block that has entries, and each entry's number among these."""
+    def spanning(self, weight: CSR, scores: Array) -> tuple[int, Array]:
+        """Return the best block of each row of blocks."""
+        sums, block, number = self._sums(weight, scores)
+        best = _best(number // (weight.shape[1] // self.size(weight.shape)[1]), sums)
+        return len(best), np.isin(block, best)
+
+    def _sums(self, weight: CSR, scores: Array) -> tuple[Array, Array, Array]:
+        """Return the sum of each block that has entries, each entry's number among these blocks,
+        and their numbers among all."""
         height, width = self.size(weight.shape)
         number = rows_of(weight) // height * (weight.shape[1] // width) + weight.indices // width
         found, block = np.unique(number, return_inverse=True)
-        return np.bincount(block, weights=scores, minlength=len(found)), block
+        return np.bincount(block, weights=scores, minlength=len(found)), block, found
 
 
 @dataclass(frozen=True)
@@ -199,6 +225,13 @@ class NM(Structure):
         mask = np.zeros(len(order), bool)
         mask[order[rank < units]] = True
         return mask
+
+
+def _best(group: Array, scores: Array) -> Array:
+    """Return the first of the largest scores of each group."""
+    order = np.lexsort((-scores, group))
+    best: Array = order[np.flatnonzero(np.diff(group[order], prepend=-1))]
+    return best
 
 
 STRUCTURES: dict[str, Callable[..., Structure]] = {

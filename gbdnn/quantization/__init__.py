@@ -1,23 +1,32 @@
-"""Quantizers, one a file.
+"""Quantization: numbers to a few levels, plans for networks, calibration.
 
-`QUANTIZERS` is the table: ``Trainer(quantizers={"*.weight": "max"})`` looks names up in it.
+`QUANTIZERS` is the table of quantizers, which are in `quantizers/`, one a file; `PLANS` that of
+plans by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from gbdnn.errors import choose
 from gbdnn.quantization.base import Quantizer
-from gbdnn.quantization.max import Max
+from gbdnn.quantization.calibration import Calibration, calibrate, quantize
+from gbdnn.quantization.plan import QuantizationPlan
+from gbdnn.quantization.presets import PLANS, as_plan
+from gbdnn.quantization.quantizers import (
+    QUANTIZERS,
+    Fix,
+    Lsq,
+    Max,
+    Octav,
+    Pact,
+    PactPlus,
+    Percentile,
+    Sawb,
+    SawbPlus,
+    quantizer,
+)
+from gbdnn.quantization.rules import Rule
 
-__all__ = ["QUANTIZERS", "Max", "Quantizer", "quantizer"]
-
-QUANTIZERS: dict[str, Callable[[], Quantizer]] = {"max": Max}
-
-
-def quantizer(name: str | Quantizer) -> Quantizer:
-    """Return the quantizer called `name`, with its default settings; a `Quantizer` as it is."""
-    if isinstance(name, Quantizer):
-        return name
-    return QUANTIZERS[choose("quantizer", name, QUANTIZERS)]()
+__all__ = [
+    "PLANS", "QUANTIZERS", "Calibration", "Fix", "Lsq", "Max", "Octav", "Pact", "PactPlus",
+    "Percentile", "QuantizationPlan", "Quantizer", "Rule", "Sawb", "SawbPlus", "as_plan",
+    "calibrate", "quantize", "quantizer",
+]  # fmt: skip

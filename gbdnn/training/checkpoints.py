@@ -63,8 +63,6 @@ class Checkpoints(Hook):
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for left in self.folder.glob(f".{FILES}.*.tmp"):  # by a process that was killed
-                left.unlink(missing_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
             self._lock = os.open(self.folder, os.O_RDONLY)
@@ -205,12 +203,16 @@ def identity(training: Training, batches: Batches, version: int = 2) -> str:
     """
     trainer, model = training.trainer, training.model
     settings = [_described(name, getattr(trainer, name)) for name in SETTINGS]
+    if trainer.truncate is not None:  # older files do not know it
+        settings.append(_described("truncate", trainer.truncate))
     if version == 1:
         parts = [*settings, f"{training.seed} {model.dtype} {model.head!r}", batches.fingerprint]
         return _digest([*parts, *model.fingerprint(1)])
-    quantizers = _described("quantizers", trainer.quantizers)
+    quantization = "quantizers={}"  # as it was called before there were plans
+    if trainer.quantization is not None:
+        quantization = _described("quantization", trainer.quantization)
     return _digest(
-        [*settings, quantizers, str(training.seed), batches.fingerprint, *model.fingerprint()]
+        [*settings, quantization, str(training.seed), batches.fingerprint, *model.fingerprint()]
     )
 
 

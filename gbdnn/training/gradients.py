@@ -12,7 +12,7 @@ from gbdnn.data.batches import Batch
 from gbdnn.data.samples import samples
 from gbdnn.errors import choose
 from gbdnn.layers import LOSSES
-from gbdnn.network import Network
+from gbdnn.network import Network, check_network
 from gbdnn.training.model import Model
 from gbdnn.types import Array
 from gbdnn.weights.csr import check_finite
@@ -54,6 +54,7 @@ def gradients(
     ShapeError, DtypeError, NonFiniteError, SparseFormatError, InputError, UnknownNameError
         Also if the loss or its gradients overflow.
     """
+    check_network("network", network)
     model = Model(network, loss=LOSSES[choose("loss", loss, LOSSES)], backend=backend,
                   threads=threads)  # fmt: skip
     inputs, targets, weights = samples(model, X, y, None)
@@ -92,7 +93,7 @@ def prune(
     loss, backend, threads
         How they are computed: see `gradients`.
     **settings
-        As `gbdnn.pruning.prune` takes them: score, distribution, structure, exclude, rng.
+        As `gbdnn.pruning.prune` takes them: score, distribution, structure, exclude, rng, compact.
     """
     if X is not None and y is not None and settings.get("gradients") is None:
         options: dict[str, Any] = {"loss": loss, "backend": backend, "threads": threads}

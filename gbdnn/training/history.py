@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from gbdnn.errors import MissingDependencyError, choose
+from gbdnn.errors import choose
+from gbdnn.summary import to_frame
 
 __all__ = ["History"]
 
@@ -43,10 +44,11 @@ class History:
         return [record.get(key) for record in self.records]
 
     def to_frame(self) -> Any:
-        """Return a pandas DataFrame, one row for each epoch."""
-        try:
-            import pandas as pd
-        except ImportError:
-            fix = "Install it with pip install pandas; history.records needs nothing."
-            raise MissingDependencyError("to_frame", "pandas", "no such package", fix) from None
-        return pd.DataFrame.from_records(list(self.records))
+        """Return a pandas DataFrame, one row for each epoch.
+
+        Raises
+        ------
+        MissingDependencyError
+            Without pandas.
+        """
+        return to_frame(self.records, "history.records")

@@ -112,7 +112,7 @@ class Callbacks(Hook):
 
 
 class Bar(Hook):
-    """A bar on standard error: epoch, mean loss of the epoch so far, time left."""
+    """Progress on standard error: epoch, loss of the epoch so far, time left (`gbdnn.progress`)."""
 
     def started(self, training: Training) -> None:
         """Show it."""
@@ -128,8 +128,10 @@ class Bar(Hook):
         return None
 
     def after_epoch(self, training: Training, record: dict[str, Any]) -> str | None:
-        """Move it."""
-        return self.after_step(training, record["loss"])
+        """Move it; the text still says this epoch, with its mean loss and score."""
+        self._last = time.monotonic()
+        self._update(_text(training), training.step)
+        return None
 
     def ended(self, training: Training, stopped: str) -> None:
         """Leave it as it is."""
@@ -138,14 +140,18 @@ class Bar(Hook):
 
 
 def _text(training: Training) -> str:
-    """Return "epoch 3/10 loss 0.1234 score 0.9876"."""
+    """Return "epoch 3/10, loss 0.1234, validation score 0.9876".
+
+    Between two epochs it is the one that has ended; the score is always the last that there is.
+    """
     epochs, record = training.trainer.epochs, training.records[-1] if training.records else {}
-    loss = record.get("loss")
-    if training.weight_sum:
-        loss = training.loss_sum / training.weight_sum
-    parts = [f"epoch {min(training.epoch + 1, epochs)}/{epochs}"]
+    number, loss = training.epoch, record.get("loss")
+    if training.position or not training.records:
+        number += 1
+        loss = training.loss_sum / training.weight_sum if training.weight_sum else None
+    parts = [f"epoch {number}/{epochs}"]
     if loss is not None:
         parts.append(f"loss {loss:.4g}")
     if "validation_score" in record:
-        parts.append(f"score {record['validation_score']:.4f}")
-    return " ".join(parts)
+        parts.append(f"validation score {record['validation_score']:.4f}")
+    return ", ".join(parts)

@@ -13,29 +13,25 @@ and there is no array of out_features x in_features anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from fnmatch import fnmatchcase
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
-from gbdnn.backends import get_backend
 from gbdnn.backends.base import Backend
 from gbdnn.data.batches import Batch
 from gbdnn.data.inputs import Inputs
-from gbdnn.errors import InputError
 from gbdnn.execution import executor
-from gbdnn.execution.run import Memory, Observer, Run
-from gbdnn.execution.source import ArraySink, Source
-from gbdnn.execution.steps import Step, grouped, step_of
-from gbdnn.execution.tiles import LANES, padded
+from gbdnn.execution.run import Observer, Run
+from gbdnn.execution.source import ArraySink
+from gbdnn.execution.streaming import check_parts
+from gbdnn.execution.tiles import padded
 from gbdnn.layers import Layer, Loss
-from gbdnn.machine import check_threads
 from gbdnn.network import Network
-from gbdnn.quantization import Quantizer
-from gbdnn.training.parameters import Parameter, array_parameter, weight_parameter
+from gbdnn.quantization.calibration import Calibration
+from gbdnn.training.chain import Chain
+from gbdnn.training.parameters import Parameter
 from gbdnn.types import Array
-from gbdnn.weights import Weight
 
 __all__ = ["Model", "Trains"]
 
@@ -73,8 +69,8 @@ class Trains(Protocol):
         """Return what is trained, as it is now (copies)."""
 
 
-class Model(Source):
-    """A network's parameters while they change, their gradients, and memory of a mini-batch.
+class Model(Chain):
+    """A network in training, with a loss.
 
     Parameters
     ----------
@@ -86,13 +82,13 @@ class Model(Source):
     backend : str
     threads : int, optional
         Default all cores.
-    quantizers : dict of str to Quantizer
-        For weights whose names match the pattern (`fnmatch`); the first that matches counts.
+    quantization : Calibration, optional
+        Which weights and activations are rounded, and where clips begin.
+    truncate : int, optional
+        Time steps that gradients go back through at the most.
 
     Attributes
     ----------
-    parameters : dict of str to Parameter
-        In the order of the layers.
     head : Layer or None
         The activation that was left to the loss.
     """
@@ -104,112 +100,18 @@ class Model(Source):
         loss: Loss,
         backend: str = "fused",
         threads: int | None = None,
-        quantizers: Mapping[str, Quantizer] | None = None,
+        quantization: Calibration | None = None,
+        truncate: int | None = None,
     ) -> None:
-        self.backend = get_backend(backend)
-        self.threads = check_threads(threads)
-        self.loss, self.dtype, self.origin = loss, network.dtype, network
-        self.in_features, self.out_features = network.in_features, network.out_features
-        self.depth, self.edges, self.widest = network.depth, network.edges, network.widest
+        if truncate is not None:
+            check_parts(network.layers, "truncate")
         last = network.layers[-1]
         self.head: Layer | None = last if last.kind == loss.absorbs else None
-        inner = network.layers[:-1] if self.head is not None else network.layers
-        self.over_time = any(layer.over_time for layer in inner)
-        self.parameters: dict[str, Parameter] = {}
-        self._quantizers = dict(quantizers or {})
-        self._bound: dict[str, tuple[Any, str]] = {}  # of each parameter: the layer's p, its name
-        self._steps = [self._step(k, layers) for k, layers in grouped(inner)]
-        self._check_quantizers(network)
-        self._memory = Memory(self.dtype)
-
-    def _step(self, start: int, layers: tuple[Layer, ...]) -> Step:
-        bound = []
-        for k, layer in enumerate(layers, start):
-            names = {own: f"layers.{k}.{own}" for own in layer.parameters}
-            made = {
-                own: self._parameter(names[own], value)
-                for own, value in layer.trained_parameters().items()
-            }
-            bound.append(
-                {
-                    "names": names,
-                    "grad": {own: parameter.grad for own, parameter in made.items()},
-                    "passes_back": k > 0,
-                    **{own: p.value if p.form is None else p.form for own, p in made.items()},
-                }
-            )
-        step = step_of(layers, bound)
-        for p in step.parameters:
-            self._bound |= {name: (p, own) for own, name in p.names.items()}
-        return step
-
-    def _parameter(self, name: str, value: Weight | Array) -> Parameter:
-        if isinstance(value, Weight):
-            result = [q for pattern, q in self._quantizers.items() if fnmatchcase(name, pattern)]
-            made = weight_parameter(name, value, self.backend, result[0] if result else None)
-        else:
-            made = array_parameter(name, value)
-        self.parameters[name] = made
-        self.parameters |= {p.name: p for p in made.learned.values()}
-        return made
-
-    def _check_quantizers(self, network: Network) -> None:
-        for pattern in self._quantizers:
-            if not any(fnmatchcase(name, pattern) for name in network.weights):
-                known = ", ".join(network.weights)
-                raise InputError("quantizers", f"patterns of some of {known}", repr(pattern))
-
-    # -- the state ---------------------------------------------------------------------------------
-
-    def changed(self) -> None:
-        """Bring the backend's forms up to date after parameters were changed in place."""
-        for parameter in self.parameters.values():
-            parameter.refresh(self.threads)
-
-    def repattern(self, name: str, weight: Any, optimizer: Any) -> None:
-        """Give a weight another pattern, with all that belongs to it."""
-        parameter = self.parameters[name]
-        parameter.repattern(weight.astype(self.dtype), self.backend, optimizer)
-        self.bind(parameter)
-
-    def bind(self, parameter: Parameter) -> None:
-        """Let the layer compute with a parameter whose arrays have been exchanged."""
-        if parameter.name not in self._bound:  # learned by a quantizer
-            return
-        p, own = self._bound[parameter.name]
-        setattr(p, own, parameter.value if parameter.form is None else parameter.form)
-        p.grad[own] = parameter.grad
-
-    def network(self) -> Network:
-        """Return the network as it is now (copies)."""
-        names = self._bound
-        return self.origin.replaced({name: self.parameters[name].current() for name in names})
-
-    def fingerprint(self, version: int = 2) -> list[str]:
-        """Return text that tells networks apart: layers, settings and digests of the parameters.
-
-        Version 1 is what checkpoints of format 1 have.
-        """
-        digests = {name: parameter.digests() for name, parameter in self.parameters.items()}
-        if version > 1:
-            kinds = [f"{layer.kind} {dict(layer.settings)}" for layer in self.origin.layers]
-            return [*kinds, *(f"{name} {digest}" for name, digest in digests.items())]
-        result = []
-        for step in self._steps:
-            p = step.parameters[0]
-            own = [digest for name in p.names.values() for digest in digests[name]]
-            result.append(f"{(step.out_features, step.in_features)} {step.layers[1:]} {own}")
-        return result
-
-    @property
-    def named_layers(self) -> dict[str, Layer]:
-        """The layers that training began with, by the prefixes of their parameters' names."""
-        return self.origin.named_layers
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all parameters; not of the memory of a mini-batch."""
-        return sum(parameter.nbytes for parameter in self.parameters.values())
+        self.truncate, self.loss = truncate, loss
+        super().__init__(
+            network, backend=backend, threads=threads, quantization=quantization,
+            without=0 if self.head is None else 1,
+        )  # fmt: skip
 
     # -- one mini-batch ----------------------------------------------------------------------------
 
@@ -237,24 +139,41 @@ class Model(Source):
         float
             Gradients are in the parameters' `grad` until the next call.
         """
-        run = Run(self.backend, self._memory, self.threads, rng=rng, observe=observe)
-        with self.backend.pinned(self.threads):
+        run = Run(self.backend, self.memory, self.threads, rng=rng, observe=observe)
+        with self.backend.pinned(self.threads), self.rounds:
             Y, rows = self._load(run, batch.inputs, batch.ids)
-            tapes: list[list[list[Array]]] = []
-            for k, step in enumerate(self._steps):
-                run.at(("forward", k))
-                tapes.append([[] for _ in step.layers])
-                Y = step.forward(run, Y, tapes[-1])
-            run.at("loss")
-            dY, value = run.over(Y), 0.0
-            for tile, numbers in zip(dY, rows, strict=True):
-                targets, weights = batch.tile(numbers)
-                value += self.loss.function(tile, targets, weights.astype(self.dtype, copy=False))
-            for k in reversed(range(len(self._steps))):
-                run.at(("backward", k % 2))
-                dY = self._steps[k].backward(run, dY, tapes[k])
-        for parameter in self.parameters.values():
-            parameter.finish_gradient()
+            if self.truncate is None or not batch.inputs.over_time:
+                value = self._through(run, batch, Y, rows)
+            else:
+                value = self._truncated(run, batch, Y, rows, self.truncate)
+        self.finish_gradients()
+        return value
+
+    def _through(self, run: Run, batch: Batch, Y: Array, rows: Array) -> float:
+        """Return the loss of tiles and compute their gradients."""
+        Y, tapes = self.forward(run, Y, rows >= 0)
+        run.at("loss")
+        dY, value = run.over(Y), 0.0
+        for tile, numbers in zip(dY, rows, strict=True):
+            targets, weights = batch.tile(numbers)
+            value += self.loss.function(tile, targets, weights.astype(self.dtype, copy=False))
+        self.backward(run, dY, tapes)
+        return value
+
+    def _truncated(self, run: Run, batch: Batch, Y: Array, rows: Array, size: int) -> float:
+        """Add up losses and gradients of parts of `size` time steps.
+
+        States go from each part to the next, gradients do not (Williams and Peng 1990).
+        """
+        run.states, run.lengths, value = {}, None, 0.0
+        sums = [np.zeros_like(parameter.grad) for parameter in self.parameters.values()]
+        for start in range(0, len(Y), size):
+            part = slice(start, start + size)
+            value += self._through(run, batch, Y[part], rows[part])
+            for total, parameter in zip(sums, self.parameters.values(), strict=True):
+                total += parameter.grad
+        for total, parameter in zip(sums, self.parameters.values(), strict=True):
+            parameter.grad[...] = total
         return value
 
     def _load(self, run: Run, inputs: Inputs, ids: Array) -> tuple[Array, Array]:
@@ -265,12 +184,14 @@ class Model(Source):
             Y = run.empty(inputs.time_steps(ids), self.in_features, width)
             inputs.load(ids, Y[:, :, : len(ids)])
             Y[:, :, len(ids) :] = 0
-            rows = np.full((len(Y), width), -1)
-            rows[:, : len(ids)] = inputs.places(ids)
+            run.lengths = inputs.lengths_of(ids, width)
+            places = inputs.places(ids)
+            rows = np.full((len(places), width), -1)
+            rows[:, : len(ids)] = places
             return Y, rows
         widest = self.backend.width(self.widest, self.dtype, len(ids))
         tiles = max(-(-len(ids) // widest), 1)
-        width = min(padded(-(-len(ids) // tiles), LANES), widest)
+        width = min(padded(-(-len(ids) // tiles)), widest)
         Y = run.empty(tiles, self.in_features, width)
         rows = np.full((tiles, width), -1)
         for t, tile in enumerate(Y):
@@ -281,10 +202,6 @@ class Model(Source):
         return Y, rows
 
     # -- the same network in prediction ------------------------------------------------------------
-
-    def steps(self, backend: Backend, start: int = 0) -> Iterator[Step]:
-        """Yield the steps; the executor predicts with the forms that are trained."""
-        return iter(self._steps[start:])
 
     def outputs(self, inputs: Inputs) -> Array:
         """Return what the loss takes, for all rows of the inputs: (rows, out_features).
@@ -297,7 +214,10 @@ class Model(Source):
 
     def measure(self, batch: Batch) -> dict[str, float]:
         """Return the mean loss and the score of the samples of `batch`; dropout is off."""
-        out = self.outputs(batch.inputs)
+        return self.measured(batch, self.outputs(batch.inputs))
+
+    def measured(self, batch: Batch, out: Array) -> dict[str, float]:
+        """Return what `measure` does, of outputs that are there already."""
         weights = batch.weights / batch.weights.sum()
         Z = out.T.copy()  # neuron-major, and the loss overwrites it
         with np.errstate(over="ignore", invalid="ignore"):  # of what diverges the numbers tell

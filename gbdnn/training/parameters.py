@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from gbdnn.backends.base import Backend
-from gbdnn.quantization import Quantizer
+from gbdnn.quantization.rules import WeightQuantizer
 from gbdnn.training.optimizers import Optimizer
 from gbdnn.types import Array
 from gbdnn.weights import CSR, Weight
-from gbdnn.weights.patterns import realign
+from gbdnn.weights.patterns import common, realign
 
 __all__ = ["Parameter", "array_parameter", "weight_parameter"]
 
@@ -39,9 +38,13 @@ class Parameter:
         The weight that training began with, for its form; None for arrays.
     form : Prepared or None
         What the kernels read. Its values are `value` itself, or what quantizer and form make of it.
-    quantizer : Quantizer or None
+    quantizer : WeightQuantizer or None
     learned : dict of str to Parameter
         What the quantizer learns, parameters of their own.
+    rate : float
+        The learning rate is so many times the trainer's; with 0 the optimizer leaves it alone.
+    own_decay : float
+        Weight decay where `decays` is false.
     """
 
     name: str
@@ -51,8 +54,11 @@ class Parameter:
     decays: bool = False
     origin: Weight | None = None
     form: Any = None
-    quantizer: Quantizer | None = None
+    quantizer: WeightQuantizer | None = None
     learned: dict[str, Parameter] = field(default_factory=dict)
+    rate: float = 1.0
+    own_decay: float = 0.0
+    _offsets: list[int] = field(default_factory=list)  # of the quantizer's parts
 
     @property
     def pattern(self) -> CSR:
@@ -98,17 +104,22 @@ class Parameter:
         if self.quantizer is None:
             out[...] = self.value
         else:
-            learned = {name: p.value for name, p in self.learned.items()}
-            self.quantizer.fake(self.value, learned, out)
+            self.quantizer.fake(self.value, self.learned_values, out, self._offsets)
         if not _is_exact(self.origin):
             out[...] = self.origin.with_entries(out, self.pattern).entries
 
     def finish_gradient(self) -> None:
         """Turn the gradient with respect to what the kernels read into that of the value."""
         if self.quantizer is not None:
-            learned = {name: p.value for name, p in self.learned.items()}
             grads = {name: p.grad for name, p in self.learned.items()}
-            self.quantizer.backward(self.value, learned, self.grad, grads)
+            self.quantizer.backward(
+                self.value, self.learned_values, self.grad, grads, self._offsets
+            )
+
+    @property
+    def learned_values(self) -> dict[str, Array]:
+        """What the quantizer has learned; not copies."""
+        return {name: p.value for name, p in self.learned.items()}
 
     def repattern(self, weight: CSR, backend: Backend, optimizer: Optimizer) -> None:
         """Take over a weight with another pattern; the optimizer's state goes along.
@@ -116,8 +127,9 @@ class Parameter:
         Entries that are new get what `Optimizer.newborn` says.
         """
         old = self.pattern
+        pairs = common(old, weight)
         self.slots = {
-            name: realign(vector, old, weight, fill=optimizer.newborn(name, vector))
+            name: realign(vector, old, weight, fill=optimizer.newborn(name, vector), pairs=pairs)
             for name, vector in self.slots.items()
         }
         self.prepare(weight, backend)
@@ -139,6 +151,8 @@ class Parameter:
         """Make form, value and gradient for a weight."""
         self.form = backend.prepare(weight, trained=True)
         assert self.origin is not None
+        if self.quantizer is not None:
+            self._offsets = self.quantizer.offsets(self.pattern)
         if self.quantizer is None and _is_exact(self.origin):
             self.value = self.form.values
         else:
@@ -153,13 +167,13 @@ def _is_exact(weight: Weight) -> bool:
 
 
 def weight_parameter(
-    name: str, weight: Weight, backend: Backend, quantizer: Quantizer | None = None
+    name: str, weight: Weight, backend: Backend, quantizer: WeightQuantizer | None = None
 ) -> Parameter:
     """Return a parameter for a weight; of a dense one all places are trained."""
     nothing = np.empty(0, weight.dtype)
     made = Parameter(name, nothing, nothing, decays=True, origin=weight, quantizer=quantizer)
     if quantizer is not None:
-        first: Mapping[str, Array] = quantizer.initial(weight.entries)
+        first = quantizer.initial(weight.entries, quantizer.offsets(weight.pattern()))
         made.learned = {
             own: array_parameter(f"{name}.{own}", np.asarray(value)) for own, value in first.items()
         }

@@ -11,7 +11,10 @@ from typing import Protocol, cast
 from gbdnn import checks
 from gbdnn.errors import InputError, choose
 
-__all__ = ["SCHEDULES", "Constant", "Cosine", "Schedule", "StepDecay", "WarmUp", "schedule"]
+__all__ = [
+    "SCHEDULES", "Constant", "Cosine", "InverseScaling", "Schedule", "StepDecay", "WarmUp",
+    "schedule",
+]  # fmt: skip
 
 
 class Schedule(Protocol):
@@ -25,7 +28,7 @@ class Schedule(Protocol):
 class Constant:
     """1 throughout."""
 
-    needs_total = False  # the only one that need not know how many steps there will be
+    needs_total = False  # it need not know how many steps there will be
 
     def __call__(self, step: int, total: int) -> float:
         """Return 1."""
@@ -105,9 +108,32 @@ class WarmUp:
         return after(step - warm, max(total - warm, 1))
 
 
+@dataclass(frozen=True)
+class InverseScaling:
+    """(1 + unit * floor(step / every))^-power, however long the training is.
+
+    scikit-learn's "invscaling" has the samples of a pass as `unit`, its steps as `every`.
+    """
+
+    power: float = 0.5
+    every: int = 1
+    unit: int = 1
+    needs_total = False
+
+    def __post_init__(self) -> None:
+        checks.not_negative("power", self.power)
+        for name in ("every", "unit"):
+            checks.count(name, getattr(self, name))
+
+    def __call__(self, step: int, total: int) -> float:
+        """Return the factor."""
+        return float((1 + self.unit * (step // self.every)) ** -self.power)
+
+
 SCHEDULES: dict[str, Callable[[], Schedule]] = {
     "constant": Constant,
     "cosine": Cosine,
+    "invscaling": InverseScaling,
     "step": StepDecay,
     "warm-up": WarmUp,
 }

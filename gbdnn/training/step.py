@@ -47,6 +47,7 @@ class Training:
         self.loss_sum, self.weight_sum, self.seconds = 0.0, 0.0, 0.0
         self.records: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None  # early stopping's: value, epoch, network
+        self.slowdown = 1.0  # by which early stopping divides the learning rate
         self.identity: str | None = None  # of checkpoints
         self.total: int | None = None  # steps from the first to the last, if that is known
         self.use(trainer)
@@ -159,15 +160,18 @@ class Training:
         if not (factor >= 0 and math.isfinite(factor)):
             got = f"{factor!r} at step {step}"
             raise InputError("schedule", "factors that are finite and not negative", got)
-        return float(self.trainer.learning_rate * factor)
+        return float(self.trainer.learning_rate * factor / self.slowdown)
 
     def _update(self) -> None:
         """Take the optimizer's step on all parameters."""
         rate = self.learning_rate(self.step)
         for parameter in self.model.parameters.values():
+            if not parameter.rate:
+                continue
+            decay = self.optimizer.weight_decay if parameter.decays else parameter.own_decay
             self.optimizer.update(
-                parameter.value, parameter.grad, parameter.slots, learning_rate=rate,
-                step=self.step + 1, decay=self.optimizer.weight_decay if parameter.decays else 0.0,
+                parameter.value, parameter.grad, parameter.slots,
+                learning_rate=rate * parameter.rate, step=self.step + 1, decay=decay,
                 threads=self.model.threads,
             )  # fmt: skip
         self.model.changed()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,14 +17,15 @@ from gbdnn.data.batches import ArrayBatches, Batch, Batches, StreamBatches
 from gbdnn.data.samples import class_factors, samples, weighted
 from gbdnn.errors import DtypeError, InputError, choose
 from gbdnn.layers import LOSSES, Loss
-from gbdnn.network import Network
+from gbdnn.network import Network, check_network
 from gbdnn.pruning import PRESETS, Sparsifier
-from gbdnn.quantization import Quantizer, quantizer
+from gbdnn.quantization import PLANS, QuantizationPlan, as_plan, calibrate
 from gbdnn.training.checkpoints import Checkpoints
 from gbdnn.training.hooks import Bar, Callback, Callbacks, Hook, Validation
 from gbdnn.training.loop import run
-from gbdnn.training.model import Model
+from gbdnn.training.model import Model, Trains
 from gbdnn.training.optimizers import OPTIMIZERS, Optimizer
+from gbdnn.training.ranks import Ranks
 from gbdnn.training.schedules import Schedule, schedule
 from gbdnn.training.step import Result, Training
 from gbdnn.training.stopping import EarlyStopping, Stop
@@ -58,9 +60,15 @@ class Trainer:
     sparsifier : Sparsifier or str, optional
         What changes the patterns: "static" (nothing), "set", "rigl", "magnitude", ... or a
         `gbdnn.pruning.Sparsifier`.
-    quantizers : dict of str to Quantizer or str
-        For weights by patterns of their names (`fnmatch`), for example ``{"*.weight": "max"}``:
-        kernels compute with the levels, the optimizer changes the values behind them.
+    quantization : str, QuantizationPlan or dict, optional
+        Trains with rounded weights and activations, as a plan says: "naive_int4", "fasoli2021",
+        "fasoli2022", "int8", a `gbdnn.quantization.QuantizationPlan`, or a dict of patterns, for
+        example ``{"*.weight": "max"}``. Kernels compute with the levels, the optimizer changes the
+        values behind them and the clips, which begin where X puts them
+        (`gbdnn.quantization.calibrate`). The result's network computes in whole numbers.
+    truncate : int, optional
+        Of sequences: gradients go back through parts of so many time steps, states go on from part
+        to part; a mini-batch is still one step of the optimizer. Default: through all.
     class_weight : "balanced" or dict, optional
         Factors of the sample weights by class, not in validation; balanced is
         n / (classes that occur * count of the class).
@@ -75,7 +83,13 @@ class Trainer:
     threads : int, optional
         Default all cores.
     progress : bool
-        A bar with epoch and loss on standard error.
+        Epoch, loss, score and time left on standard error: a bar on a terminal and in notebooks,
+        else a line from time to time. Changes no bit.
+    ranks : Ranks, optional
+        Processes that each run this with equal arguments and train one network together, with a
+        part of each mini-batch each: `gbdnn.distributed.MPIRanks`. Rank 0 alone calls
+        callbacks and writes checkpoints. Results are those of one process but for roundings; with
+        dropout each rank draws its masks, and what quantizers keep of batches is the ranks' mean.
     rng : int or Generator
         Of a generator `fit` draws one number. With the fused backend a training depends on it
         alone, not on `threads`.
@@ -101,7 +115,10 @@ class Trainer:
     steps_per_epoch: int | None = None
     clip_norm: float | None = None
     sparsifier: Sparsifier | str | None = None
-    quantizers: Mapping[str, Quantizer | str] = field(default_factory=dict, hash=False)
+    quantization: QuantizationPlan | Mapping[str, Any] | str | None = field(
+        default=None, hash=False
+    )
+    truncate: int | None = None
     class_weight: Any = field(default=None, hash=False)  # dicts have no hash
     early_stopping: EarlyStopping | None = None
     callbacks: tuple[Callback, ...] = ()
@@ -110,6 +127,7 @@ class Trainer:
     backend: str = "fused"
     threads: int | None = None
     progress: bool = False
+    ranks: Ranks | None = field(default=None, hash=False, compare=False)
     rng: int | np.random.Generator = 0
 
     def __post_init__(self) -> None:
@@ -124,10 +142,10 @@ class Trainer:
         put(self, "schedule", schedule(self.schedule))
         if self.sparsifier is not None:
             put(self, "sparsifier", checks.entry("sparsifier", self.sparsifier, PRESETS, "start"))
-        if not isinstance(self.quantizers, Mapping):
-            expected = "a dict of patterns of names to quantizers"
-            raise DtypeError("quantizers", expected, type(self.quantizers).__name__)
-        put(self, "quantizers", {str(k): quantizer(q) for k, q in self.quantizers.items()})
+        if isinstance(self.quantization, str):
+            choose("quantization", self.quantization, PLANS)
+        elif self.quantization is not None:
+            put(self, "quantization", as_plan(self.quantization, {}))
         put(self, "learning_rate", checks.positive("learning_rate", self.learning_rate))
         decay = cast("Optimizer", self.optimizer).weight_decay
         if self.learning_rate * decay > 1:
@@ -135,7 +153,7 @@ class Trainer:
             raise InputError("learning_rate", expected, got, "Decay would overshoot zero.")
         if self.clip_norm is not None:
             put(self, "clip_norm", checks.positive("clip_norm", self.clip_norm))
-        for name in ("epochs", "batch_size", "steps_per_epoch", "checkpoint_every"):
+        for name in ("epochs", "batch_size", "steps_per_epoch", "checkpoint_every", "truncate"):
             if getattr(self, name) is not None or name in ("epochs", "batch_size"):
                 put(self, name, checks.count(name, getattr(self, name)))
         put(self, "rng", checks.generator_or_seed("rng", self.rng))
@@ -156,6 +174,7 @@ class Trainer:
         y: Any = None,
         *,
         sample_weight: Any = None,
+        lengths: Any = None,
         validation: tuple[Any, ...] | None = None,
         resume: bool = False,
     ) -> Result:
@@ -170,8 +189,11 @@ class Trainer:
             A sparse X stays sparse. An iterable yields (X, y) or (X, y, sample_weight) and is
             passed over once an epoch; then `y` is not given.
         y : array_like
-            Classes (n_samples,) as numbers from 0, or values (n_samples, out_features).
+            Classes (n_samples,) as numbers from 0, or values (n_samples, out_features). Of
+            sequences with a result for each time step a list of such arrays, or padded as X is.
         sample_weight : array_like, shape (n_samples,), optional
+        lengths : array_like of int, shape (n_samples,), optional
+            Of X (n_samples, time, in_features), padded sequences; default their whole time.
         validation : tuple (X, y) or (X, y, sample_weight), optional
             Adds `validation_loss` and `validation_score` to the history.
         resume : bool
@@ -201,15 +223,22 @@ class Trainer:
             For damaged checkpoints that are skipped, for one that cannot be written (a full disk;
             the training goes on, older files stay), and for an iterator that ends too early.
         """
-        if not isinstance(network, Network):
-            raise DtypeError("network", "a gbdnn.Network", type(network).__name__)
+        check_network("network", network)
         loss = LOSSES[self.loss]
         _check_end(network, loss)
-        model = Model(
+        calibration = None
+        if self.quantization is not None:
+            X, seen = _first(X) if y is None else (X, X)
+            calibration = calibrate(
+                network, seen, self.quantization, backend=self.backend, threads=self.threads
+            )
+        make = Model if self.ranks is None else self.ranks.model
+        model = make(
             network, loss=loss, backend=self.backend, threads=self.threads,
-            quantizers=cast("dict[str, Quantizer]", self.quantizers),
+            quantization=calibration, truncate=self.truncate,
         )  # fmt: skip
-        return self._run(Training(self, model), X, y, sample_weight, validation, resume)
+        return self._run(Training(self, model), X, y, sample_weight, validation, resume,
+                         lengths)  # fmt: skip
 
     def resume(
         self,
@@ -218,6 +247,7 @@ class Trainer:
         y: Any = None,
         *,
         sample_weight: Any = None,
+        lengths: Any = None,
         validation: tuple[Any, ...] | None = None,
     ) -> Result:
         """Go on with a training that ended: `result.training`, or the `result` of an exception.
@@ -229,51 +259,79 @@ class Trainer:
         ----------
         training : Training
             Is changed. Its seed counts, not `rng`.
-        X, y, sample_weight, validation
+        X, y, sample_weight, lengths, validation
             As for `fit`; for bits as if it had never ended, those of before.
 
         Raises
         ------
         InputError
-            If loss, optimizer, sparsifier, batch_size or backend are others than before; else as
-            `fit`.
+            If loss, optimizer, sparsifier, quantization, batch_size, backend or truncate are others
+            than before; else as `fit`.
         """
         if not isinstance(training, Training):
             got = type(training).__name__
             raise DtypeError("training", "a Training, as in result.training", got)
-        for name in ("loss", "optimizer", "sparsifier", "batch_size", "backend"):
+        same = ("loss", "optimizer", "sparsifier", "quantization", "batch_size", "backend",
+                "truncate")  # fmt: skip
+        for name in same:
             before, now = getattr(training.trainer, name), getattr(self, name)
             if before != now:
                 raise InputError(name, f"{before!r}, as before", repr(now))
         training.use(self)
-        return self._run(training, X, y, sample_weight, validation)
+        return self._run(training, X, y, sample_weight, validation, lengths=lengths)
 
     def _run(
         self, training: Training, X: Any, y: Any, sample_weight: Any, validation: Any,
-        resume: bool = False,
+        resume: bool = False, lengths: Any = None,
     ) -> Result:  # fmt: skip
-        batches = self._batches(training.model, X, y, sample_weight)
-        held_out = _held_out(training.model, validation)
+        batches = self._batches(training.model, X, y, sample_weight, lengths)
+        return self._go(training, batches, _held_out(training.model, validation), resume)
+
+    def train(
+        self, model: Trains, batches: Batches, *, held_out: Any = None, resume: bool = False
+    ) -> Result:
+        """Train any model on its own mini-batches: what `fit` does once it has made both.
+
+        Parameters
+        ----------
+        model : Trains
+            Is changed. `loss`, `quantization` and what concerns samples is the caller's business.
+        batches : Batches
+            What they yield goes to ``model.loss_and_gradients``; its `total` is its weight.
+        held_out : object, optional
+            Goes to ``model.measure`` at the end of each epoch.
+        resume : bool
+            See `fit`.
+        """
+        return self._go(Training(self, model), batches, held_out, resume)
+
+    def _go(self, training: Training, batches: Batches, held_out: Any, resume: bool) -> Result:
         hooks: list[Hook] = [] if held_out is None else [Validation(held_out)]
         if self.early_stopping is not None:
             self.early_stopping.check(held_out is not None)
             hooks.append(Stop(self.early_stopping))
         hooks += [Bar()] if self.progress else []
         hooks += [Callbacks(self.callbacks)] if self.callbacks else []
-        if self.checkpoint is None:
-            return run(training, batches, hooks)
-        checkpoints = Checkpoints(Path(self.checkpoint), self.checkpoint_every)
-        checkpoints.open(training, batches, resume=resume)
+        folder = self.checkpoint
+        checkpoints = None if folder is None else Checkpoints(Path(folder), self.checkpoint_every)
+        if self.ranks is not None:
+            hooks, checkpoints = self.ranks.begin(training, batches, hooks, checkpoints, resume)
+        elif checkpoints is not None:
+            checkpoints.open(training, batches, resume=resume)
         return run(training, batches, hooks, checkpoints)
 
-    def _batches(self, model: Model, X: Any, y: Any, sample_weight: Any) -> Batches:
+    def _batches(
+        self, model: Model, X: Any, y: Any, sample_weight: Any, lengths: Any
+    ) -> Batches:  # fmt: skip
         """Check what `fit` was given and cut it into mini-batches."""
         if y is None:
+            if lengths is not None:
+                raise InputError("lengths", "None where y is None", "lengths")
             return self._stream(model, X, sample_weight)
         if self.steps_per_epoch is not None:
             got = repr(self.steps_per_epoch)
             raise InputError("steps_per_epoch", "None where X and y are arrays", got)
-        inputs, targets, weights = samples(model, X, y, sample_weight)
+        inputs, targets, weights = samples(model, X, y, sample_weight, lengths=lengths)
         if self.batch_size > inputs.count:
             expected = f"at most {inputs.count}, the number of samples"
             fix = f"With batch_size={inputs.count} each step takes them all."
@@ -307,6 +365,18 @@ def _held_out(model: Model, validation: Any) -> Batch | None:
     X, y, weights = (*validation, None)[:3]
     inputs, targets, weights = samples(model, X, y, weights, prefix="validation ")
     return Batch(inputs, np.arange(inputs.count), targets, weights, float(weights.sum()))
+
+
+def _first(X: Any) -> tuple[Any, Any]:
+    """Return an iterable of mini-batches as it was, and the samples of its first one."""
+    if not isinstance(X, Iterable) or hasattr(X, "shape") or isinstance(X, str | bytes):
+        return X, None  # which is refused later
+    items = iter(X)
+    first = next(items, None)
+    seen = first[0] if isinstance(first, tuple | list) and len(first) else None
+    if not isinstance(X, Iterator):
+        return X, seen
+    return (X if first is None else itertools.chain([first], items)), seen
 
 
 def _check_end(network: Network, loss: Loss) -> None:

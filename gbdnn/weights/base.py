@@ -14,6 +14,8 @@ from gbdnn.types import Array
 if TYPE_CHECKING:
     from typing import Self
 
+    from gbdnn.weights.integers.levels import Levels
+
 __all__ = ["Weight", "as_float_dtype"]
 
 
@@ -36,10 +38,13 @@ class Weight:
         Stored entries; of a dense weight all places.
     nbytes : int
         Bytes of its arrays.
+    levels : Levels or None
+        How the input of a product with this weight is rounded; None: not at all.
     """
 
     form: ClassVar[str]
     shape: tuple[int, int]
+    levels: Levels | None = None
 
     @property
     def dtype(self) -> np.dtype[Any]:

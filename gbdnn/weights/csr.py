@@ -29,6 +29,7 @@ from gbdnn.weights.foreign import (
     check_shape,
     from_graphblas,
     from_scipy,
+    from_torch,
     numeric_array,
 )
 
@@ -126,11 +127,6 @@ class CSR(Weight):
     def iso(self) -> bool:
         """True if one value stands for all entries."""
         return len(self.values) == 1 != self.nnz
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the three arrays."""
-        return self.indptr.nbytes + self.indices.nbytes + self.values.nbytes
 
     @cached_property
     def full_values(self) -> Array:
@@ -244,7 +240,7 @@ def as_csr(
 
     Parameters
     ----------
-    matrix : CSR, scipy sparse array or matrix (any format), graphblas.Matrix or array_like
+    matrix : CSR, scipy sparse of any format, graphblas.Matrix, torch tensor or array_like
         Two dimensions. Entries that are stored stay stored, zeros among them; of dense arrays the
         non-zeros are taken. Unsorted indices are sorted. Repeated entries are refused in compressed
         formats and added in COO and DOK, as scipy defines those.
@@ -280,7 +276,7 @@ def as_csr(
             check_finite(name, matrix.values)
         wanted = matrix.dtype if dtype is None else as_float_dtype(dtype)
         return matrix if wanted == matrix.dtype else matrix._converted(name, wanted, finite)
-    parts = None
+    parts, matrix = None, from_torch(matrix, name)
     if type(matrix).__module__.partition(".")[0] == "graphblas":
         parts = from_graphblas(matrix, name)
     elif sp.issparse(matrix):

@@ -63,11 +63,6 @@ class Dense(Weight):
         """Number of places."""
         return int(self.values.size)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the array."""
-        return int(self.values.nbytes)
-
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         """Return the values; a view unless `dtype` or `copy` ask for more."""
         return np.array(self.values, dtype=dtype, copy=copy)

@@ -7,6 +7,7 @@ checked part by part, then converted to CSR, and the result is checked again.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from operator import index
 from typing import Any
@@ -31,6 +32,7 @@ __all__ = [
     "check_shape",
     "from_graphblas",
     "from_scipy",
+    "from_torch",
     "numeric_array",
 ]
 
@@ -76,6 +78,30 @@ def from_graphblas(matrix: Any, name: str) -> Parts:
     return indptr.astype(np.int64), indices.astype(np.int64), values, shape
 
 
+def from_torch(values: Any, name: str) -> Any:
+    """Return a torch tensor as an ndarray or scipy matrix of its memory; others as they are."""
+    torch: Any = sys.modules.get("torch")
+    kind: Any = getattr(torch, "Tensor", ())
+    if not isinstance(values, kind):
+        return values
+    import scipy.sparse as sp
+
+    try:
+        tensor = values.detach().cpu()
+        if tensor.dtype in (torch.bfloat16, torch.float16):  # numpy or scipy have no such type
+            tensor = tensor.float()
+        if tensor.layout is torch.strided:
+            return tensor.numpy()
+        if tensor.layout is torch.sparse_csr:
+            parts = (tensor.values(), tensor.col_indices(), tensor.crow_indices())
+            return sp.csr_array(tuple(part.numpy() for part in parts), shape=tuple(tensor.shape))
+        tensor = tensor.to_sparse().coalesce()
+        places = tuple(tensor.indices().numpy())
+        return sp.coo_array((tensor.values().numpy(), places), shape=tuple(tensor.shape))
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise DtypeError(name, "a tensor of real numbers", str(error)[:200]) from None
+
+
 def check_compressed(
     name: str, indptr: Any, indices: Any, values: Any, shape: tuple[int, ...], *, iso: bool = False
 ) -> None:
@@ -118,9 +144,10 @@ def numeric_array(values: Any, name: str) -> Array:
     """Return `values` as an ndarray of real numbers or bools; no copy if it already is one."""
     if np.ma.isMaskedArray(values) and np.ma.is_masked(values):
         raise InputError(name, "every value given", "a masked array", "Fill the masked values.")
+    values = from_torch(values, name)
     try:
         array = np.asarray(values)
-    except (ValueError, TypeError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:  # from somebody's __array__
         raise DtypeError(
             name, "an array of real numbers", f"{type(values).__name__} ({error})"
         ) from None

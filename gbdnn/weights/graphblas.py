@@ -10,10 +10,10 @@ Three facts make this module necessary (docs/decisions.md, "Process safety"):
 from __future__ import annotations
 
 import os
-import threading
 from typing import Any
 
-_lock = threading.Lock()
+from gbdnn.machine.locks import starting
+
 _module: Any = None
 _blocking: bool | None = None
 _forked = False
@@ -24,7 +24,7 @@ def graphblas() -> Any:
     global _module, _blocking
     if _module is not None:
         return _module
-    with _lock:
+    with starting:
         if _module is None:
             _module, _blocking = _start()
     return _module

@@ -7,14 +7,15 @@ entries of a CSR do.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from gbdnn.errors import ShapeError
 from gbdnn.types import Array
 from gbdnn.weights.csr import CSR, index_dtype
 
 __all__ = [
-    "full_pattern", "insert", "places", "ranges", "realign", "row_sums", "rows_of", "subset", "top",
-    "transpose",
+    "common", "every_place", "exchange", "full_pattern", "places", "ranges", "realign", "row_sums",
+    "rows_of", "subset", "top", "transpose",
 ]  # fmt: skip
 
 
@@ -38,14 +39,48 @@ def transpose(matrix: CSR) -> tuple[CSR, Array]:
 
 def full_pattern(array: Array) -> CSR:
     """Return a matrix, shape (rows, columns), as a CSR that stores every place, zeros too."""
-    rows, columns = array.shape
-    index = index_dtype(rows * columns, array.shape)
+    return every_place(array.shape[0], array.shape[1], array.reshape(-1).copy())
+
+
+def every_place(rows: int, columns: int, values: Array) -> CSR:
+    """Return a CSR that stores every place, with these values."""
+    index = index_dtype(rows * columns, (rows, columns))
     indptr = np.arange(rows + 1, dtype=index) * columns
     indices = np.tile(np.arange(columns, dtype=index), rows)
-    return CSR.unchecked(indptr, indices, array.reshape(-1).copy(), (rows, columns))
+    return CSR.unchecked(indptr, indices, values, (rows, columns))
 
 
-def realign(values: Array, old: CSR, new: CSR, *, fill: float = 0.0) -> Array:
+def common(old: CSR, new: CSR) -> tuple[Array, Array]:
+    """Return which entries two patterns of the same shape have in common.
+
+    Returns
+    -------
+    mine, theirs : ndarray
+        Ascending numbers of these entries among those of `old` and of `new`. O(nnz).
+
+    Raises
+    ------
+    ShapeError
+        If the shapes differ.
+    """
+    if old.shape != new.shape:
+        raise ShapeError("new", f"the shape {old.shape} of the old pattern", f"{new.shape}")
+    kind = index_dtype(old.shape[0] * old.shape[1], old.shape)  # half the bytes, where they fit
+    both = np.concatenate([places(old, kind), places(new, kind)])
+    order = np.argsort(both, kind="stable")  # merges two lists that ascend
+    both = both.take(order)
+    twice = np.flatnonzero(both[1:] == both[:-1])
+    return order.take(twice), order.take(twice + 1) - old.nnz
+
+
+def realign(
+    values: Array,
+    old: CSR,
+    new: CSR,
+    *,
+    fill: float = 0.0,
+    pairs: tuple[Array, Array] | None = None,
+) -> Array:
     """Carry a vector that belongs to one pattern over to another.
 
     Parameters
@@ -56,6 +91,8 @@ def realign(values: Array, old: CSR, new: CSR, *, fill: float = 0.0) -> Array:
         Patterns of the same shape; their values are not used.
     fill : float
         What entries get that only `new` has.
+    pairs : tuple of ndarray, optional
+        ``common(old, new)``, if there are several vectors.
 
     Returns
     -------
@@ -66,17 +103,11 @@ def realign(values: Array, old: CSR, new: CSR, *, fill: float = 0.0) -> Array:
     ShapeError
         If the shapes or lengths do not fit.
     """
-    if old.shape != new.shape:
-        raise ShapeError("new", f"the shape {old.shape} of the old pattern", f"{new.shape}")
     if values.shape != (old.nnz,):
         raise ShapeError("values", f"shape ({old.nnz},)", f"shape {values.shape}")
+    mine, theirs = common(old, new) if pairs is None else pairs
     carried = np.full(new.nnz, fill, values.dtype)
-    if old.nnz and new.nnz:
-        # Both lists of places ascend, row by row: one binary search in the other finds them.
-        there, wanted = places(old), places(new)
-        at = np.minimum(np.searchsorted(there, wanted), old.nnz - 1)
-        same = there[at] == wanted
-        carried[same] = values[at[same]]
+    carried[theirs] = values.take(mine)
     return carried
 
 
@@ -87,12 +118,12 @@ def ranges(begin: Array, lengths: Array) -> Array:
     return result
 
 
-def places(matrix: CSR) -> Array:
-    """Return row * columns + column of each entry, int64, ascending."""
-    rows = np.repeat(np.arange(matrix.shape[0], dtype=np.int64), np.diff(matrix.indptr))
-    rows *= matrix.shape[1]
-    rows += matrix.indices
-    return rows
+def places(matrix: CSR, dtype: npt.DTypeLike = np.int64) -> Array:
+    """Return row * columns + column of each entry, ascending."""
+    starts = np.arange(matrix.shape[0], dtype=dtype) * matrix.shape[1]
+    found = np.repeat(starts.astype(dtype, copy=False), np.diff(matrix.indptr))
+    found += matrix.indices.astype(dtype, copy=False)
+    return found
 
 
 def top(scores: Array, count: int) -> Array:
@@ -115,22 +146,30 @@ def rows_of(pattern: CSR) -> Array:
 
 def subset(weight: CSR, keep: Array) -> CSR:
     """Return the entries where the mask `keep`, shape (nnz,), is true. Iso-valued ones stay so."""
-    before = np.zeros(weight.nnz + 1, weight.indptr.dtype)
-    np.cumsum(keep, out=before[1:])
-    values = weight.values if weight.iso else weight.values[keep]
-    return CSR.unchecked(before[weight.indptr], weight.indices[keep], values, weight.shape)
+    kept = np.flatnonzero(keep)
+    indptr = np.searchsorted(kept, weight.indptr).astype(weight.indptr.dtype)
+    values = weight.values if weight.iso else weight.values.take(kept)
+    return CSR.unchecked(indptr, weight.indices.take(kept), values, weight.shape)
 
 
-def insert(weight: CSR, new: Array) -> CSR:
-    """Return `weight` with entries of value 0 at the places `new`, ascending, absent so far."""
+def exchange(weight: CSR, keep: Array, new: Array) -> CSR:
+    """Return `subset` with entries of value 0 at the places `new`, ascending, absent so far."""
+    kept = subset(weight, keep)
+    if not len(new):
+        return kept
     index = weight.indptr.dtype
-    rows, columns = np.divmod(new, weight.shape[1])
-    at = np.searchsorted(places(weight), new)
+    rows = new // weight.shape[1]
     added = np.zeros(weight.shape[0] + 1, index)
     np.cumsum(np.bincount(rows, minlength=weight.shape[0]), out=added[1:])
-    indices = np.insert(weight.indices, at, columns.astype(index))
-    values = np.insert(weight.full_values, at, 0)
-    return CSR.unchecked(weight.indptr + added, indices, values, weight.shape)
+    at = np.searchsorted(places(kept), new) + np.arange(len(new))
+    older = np.ones(kept.nnz + len(new), bool)
+    older[at] = False
+    older = np.flatnonzero(older)
+    indices = np.empty(len(older) + len(at), index)
+    values = np.zeros(len(indices), weight.dtype)
+    indices[at], indices[older] = new - rows * weight.shape[1], kept.indices
+    values[older] = kept.full_values
+    return CSR.unchecked(kept.indptr + added, indices, values, weight.shape)
 
 
 def row_sums(pattern: CSR, values: Array) -> tuple[Array, int]:

@@ -12,10 +12,11 @@ from products import tiles
 from test_affine import Signs
 
 from gbdnn import CSR, Linear, Network, as_csr
-from gbdnn.backends import auto, dense, get_backend
+from gbdnn.backends import auto, get_backend
 from gbdnn.backends.auto import AutoBackend, choose_engine
 from gbdnn.backends.base import Affine
 from gbdnn.errors import MemoryBudgetError, ShapeError, UnknownNameError
+from gbdnn.machine import threads as limits
 from gbdnn.weights import Dense
 
 # -- the rule --------------------------------------------------------------------------------------
@@ -179,7 +180,7 @@ def test_pins_are_taken_back_after_an_error(rng):
     out = np.empty((1, 9, 16), np.float32)
     with pytest.raises(ShapeError), backend.pinned(1):
         backend.affine(w, np.ones((1, 8, 16), np.float32), None, out)
-    assert not dense._active
+    assert not limits._blas.users
 
 
 # -- summary ---------------------------------------------------------------------------------------

@@ -318,7 +318,7 @@ w = FusedBackend().prepare(Dense(np.ones((2, 2), np.float32)))
 FusedBackend().prepare(Dense(np.ones((2, 2), np.float32)), trained=True)
 X = np.zeros((1, 2), np.float32)
 program = FusedBackend().program([Affine(w, X[0])])
-program.run(X.T, X.copy().T, width=1, lanes=1, threads=1, check=True)
+program.run(X.T, X.copy().T, width=1, threads=1, check=True)
 """
 
 

@@ -147,7 +147,7 @@ one = network.compiled(__import__("gbdnn").backends.get_backend("fused")).progra
 
 def call(samples):
     out = np.empty((samples, 200), "f4")
-    form = dict(width=32, lanes=16, threads=2, check=True)
+    form = dict(width=32, threads=2, check=True)
     assert one.run(X[:samples].T, out.T, **form)
     return out
 
@@ -210,3 +210,36 @@ assert hits == 20, hits
 assert all(np.array_equal(call(n), wanted[n]) for n in wanted)
 """
     )
+
+
+def test_helpers_that_cost_more_than_they_give_are_not_asked():
+    """By times that are made up: a core becomes busy, and free again."""
+    comparison = helpers.Comparison()
+    busy, asked = False, []
+    for call in range(3000):
+        busy = 1000 <= call < 2000
+        asked.append(comparison.helped)
+        comparison.add((1.4 if busy else 0.5) if comparison.helped else 1.0, 1.0)
+    assert all(asked[:1000])  # they clearly help: nothing is tried
+    assert np.mean(asked[1300:2000]) < 0.1
+    assert np.mean(asked[2300:]) > 0.9
+
+
+def test_few_calls_decide_nothing():
+    """Single calls that took long, as the first ones do, are no reason."""
+    comparison = helpers.Comparison()
+    for call in range(1000):
+        assert comparison.helped
+        comparison.add(9.0 if call % 8 < 4 else 0.6, 1.0)
+
+
+def test_either_way_the_bits_are_the_same(network, rng):
+    X = batch(rng, 20, 64)
+    alone = run(network, X)
+    run(network, X, threads=2)
+    one = program_of(network)
+    for helped in (True, False, True):
+        for comparison in one._comparisons.values():
+            comparison.helped = helped
+        np.testing.assert_array_equal(run(network, X, threads=2), alone)
+        assert (list(one._spare.values())[-1].job[helpers.PARTS] > 1) == helped

@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from benchmarks import cli, peers, store
+from benchmarks.sweep import BIASES
 
 TINY = (
     "--sizes", "64", "--densities", "0.1,1/16", "--batches", "4", "--threads", "1",
@@ -86,11 +88,11 @@ def test_plot_of_nothing(tmp_path):
         ("--peers", "tensorflow", "torch-csr"),
         ("--ops", "backward", "forward"),
         ("--bias", "none", "negative"),
-        ("--sizes", "64,big", "whole numbers"),
-        ("--sizes", "0", "whole numbers"),
-        ("--densities", "20", "at most 1"),
-        ("--densities", "1/0", "at most 1"),
-        ("--densities", "nan", "at most 1"),
+        ("--sizes", "64,big", "not a valid integer"),
+        ("--sizes", "0", "x>=1"),
+        ("--densities", "20", "0<x<=1"),
+        ("--densities", "1/0", "1/64"),
+        ("--densities", "nan", "1/64"),
         ("--preset", "hpl", "kepner"),
     ],
 )
@@ -118,16 +120,17 @@ def test_unwritable_folder(tmp_path):
 
 
 def test_biases_of_one_kind(tmp_path):
-    words = [*TINY, "--backends", "dense", "--bias", "zero,positive", "--ops", "predict"]
-    done = gbdnn("sweep", *words, "--out", tmp_path)
+    words = [*TINY, "--backends", "dense", "--bias", "zero,positive"]
+    done = gbdnn("sweep", *words, "--ops", "predict,no-skip", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
-    assert {record["bias"] for record in store.read(tmp_path).records} == {"zero", "positive"}
+    found = {(record["bias"], record["op"]) for record in store.read(tmp_path).records}
+    assert found == set(product(("zero", "positive"), ("predict", "no-skip")))
     assert "positive" in done.stdout
 
 
 def test_peers_that_are_not_installed_are_left_out_with_a_line(monkeypatch, capsys):
     monkeypatch.setattr(peers, "find_spec", lambda name: None)
-    assert cli._engines(("dense",), ("torch-csr", "mkl")) == ["dense"]
+    assert cli._present(("dense", "torch-csr", "mkl")) == ["dense"]
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert "pip install torch" in lines[0]
@@ -139,6 +142,9 @@ def test_presets_fill_what_is_not_given():
     assert filled["sizes"] == (512,)
     assert filled["ops"] == ("affine",)
     assert filled["densities"][-1] == 1 / 65536
+    mlp = cli._filled("mlp", {})  # as users call it, with biases of every kind
+    assert mlp["ops"] == ("predict",)
+    assert set(mlp["biases"]) == set(BIASES)
 
 
 def test_interrupted_sweep_keeps_its_rows(tmp_path):
@@ -146,7 +152,7 @@ def test_interrupted_sweep_keeps_its_rows(tmp_path):
     words += ["--batches", ",".join(map(str, range(1, 200)))]
     process = subprocess.Popen(command(*words), stderr=subprocess.PIPE, text=True)
     path = tmp_path / store.NAME
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         if path.exists() and path.read_bytes().count(b"\n") >= 2:
             break
@@ -160,7 +166,18 @@ def test_interrupted_sweep_keeps_its_rows(tmp_path):
     found = store.read(tmp_path)
     assert len(found.records) >= 2
     assert not found.damaged
-    assert not any(Path(f"/proc/{child}").exists() for child in children)
+    deadline = time.monotonic() + 60
+    while any(map(_runs, children)) and time.monotonic() < deadline:
+        time.sleep(0.05)  # killed, but not gone yet
+    assert not any(map(_runs, children))
+
+
+def _runs(process):
+    """Return whether a process is there, and no zombie."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
 
 
 def _children(parent):

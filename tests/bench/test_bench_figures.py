@@ -19,7 +19,8 @@ def record(job, **change):
     seconds = 1e-3 if dense else 4e-3 * job.density + 1e-5
     limits = {f"{name}_{which}": 50.0 for name in ("fma", "l1", "l2") for which in ("one", "all")}
     return asdict(job) | {
-        "key": job.key, "status": "ok", "seconds": seconds, "seconds_p25": seconds,
+        "key": job.key, "status": "ok", "seconds": seconds, "seconds_p25": seconds, "spread": 0.01,
+        "others_busy": 0.5 if job.engine == "dense" else 0.0,
         "seconds_p75": seconds, "weight_bytes": 1000, "peak_rss_bytes": 10**8,
         "gedge_per_s": 1.0, "roofline_fraction": 0.5, "roofline": limits,
         "machine": {"processor": "test"}, "versions": {"gbdnn": "0"},

@@ -74,6 +74,8 @@ def test_only_what_is_missing_is_measured(tmp_path, answers):
     assert measured(JOBS, disturbed=True) == 0
     path.write_text(path.read_text().replace('"seconds"', '"others_busy": 0.5, "seconds"'))
     assert measured(JOBS, disturbed=True) == 2
+    path.write_text(path.read_text().replace('"seconds"', '"spread": 1.1, "seconds"'))
+    assert measured(JOBS, disturbed=True) == 2  # less certain than was asked for
     path.write_text(path.read_text().replace('"fingerprint": "', '"fingerprint": "x'))  # versions
     assert measured(JOBS) == 2
 
@@ -84,7 +86,8 @@ def test_rounds_take_the_jobs_in_turn(tmp_path, answers):
     found = [(record["round"], record["engine"]) for record in records]
     assert found == [(1, "graphblas"), (1, "scipy"), (2, "graphblas"), (2, "scipy")]
     runs = rounds.grouped(records, "engine")["scipy",]
-    assert rounds.median_of([runs[0], runs[1] | {"seconds": 2.0}], "seconds") == 1.5
+    (case,) = rounds.medians([runs[0], runs[1] | {"seconds": 2.0}], ["engine"], "seconds")
+    assert (case["seconds"], case["all_seconds"], case["round"]) == (1.5, [1.0, 2.0], 1)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from benchmarks.training import TrainingJob
 from gbdnn.errors import BackendError, InputError, UnknownNameError
 
 TINY = {"widths": (20, 30, 5), "batch": 8, "threads": 1, "seconds": 0.01, "sparsity": 0.5}
-TWO = {"sparsities": [0.9], "engines": ["fused", "torch-dense"]}
+TWO = training.jobs([0.9], ["fused", "torch-dense"], threads=2)
 needs_torch = pytest.mark.skipif(not find_spec("torch"), reason="torch is not installed")
 
 
@@ -70,7 +70,7 @@ def test_medians_and_ratios(monkeypatch, tmp_path):
         process, "run",
         lambda job, timeout: record(next(times[job.engine]), products=job.engine == "fused"),
     )  # fmt: skip
-    found = training.compare(tmp_path, rounds=3, **TWO)
+    found = training.compare(TWO, tmp_path, rounds=3)
     fused, dense = found
     assert (fused["step_ms"], dense["step_ms"]) == (3.0, 10.0)
     text = training.report(found)
@@ -84,15 +84,13 @@ def test_engines_that_disagree_are_not_compared(monkeypatch, tmp_path):
     losses = {"fused": 1.0, "torch-dense": 1.01}
     monkeypatch.setattr(process, "run", lambda job, timeout: record(1.0, loss=losses[job.engine]))
     with pytest.raises(BackendError, match="torch-dense"):
-        training.compare(tmp_path, **TWO)
+        training.compare(TWO, tmp_path)
 
 
 def test_a_failing_process_is_an_error(tmp_path):
+    jobs = training.jobs([0.9999999], ["dense"], widths=(10**7, 10**7), batch=1, threads=1)
     with pytest.raises(BackendError, match="MemoryBudgetError"):
-        training.compare(
-            tmp_path, sparsities=[0.9999999], engines=["dense"], widths=(10**7, 10**7), batch=1,
-            threads=1,
-        )  # fmt: skip
+        training.compare(jobs, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -107,9 +105,9 @@ def test_jobs_are_checked(options):
         TrainingJob(**{"engine": "fused", **TINY} | options)
 
 
-def test_unknown_engine(tmp_path):
+def test_unknown_engine():
     with pytest.raises(UnknownNameError, match="torch-dense"):
-        training.compare(tmp_path, engines=["jax"])
+        training.jobs([0.5], ["jax"], threads=1)
 
 
 def test_command(tmp_path):

@@ -74,8 +74,8 @@ def test_checker_notices_a_wrong_category(official, tmp_path):
 def test_oracle_notices_a_wrong_result():
     """The comparison with the oracle fails when a backend's result is off by 0.1 %."""
     inputs = runner.load_inputs(1024, limit=200)
-    source = runner._Source(SPEC, None)
-    sink = runner._ColumnSums(200, 1024)
+    source = runner.ChallengeSource(SPEC, None)
+    sink = runner.ColumnSums(200, 1024)
     result = runner.run(SPEC, inputs)
     sink.alive[result.categories - 1] = True
     sink.sums[result.categories - 1] = 32 * 1024 * 1.001
@@ -89,7 +89,7 @@ def test_lazy_layers_give_the_same(monkeypatch):
     """Layers made on the way, in stages, as for networks that do not fit into memory."""
     inputs = runner.load_inputs(1024)
     resident = runner.run(SPEC, inputs)
-    monkeypatch.setattr(runner, "available_bytes", lambda: 1000)
+    monkeypatch.setattr("gbdnn.challenge.source.available_bytes", lambda: 1000)
     lazy = runner.run(SPEC, inputs)
     assert np.array_equal(lazy.categories, resident.categories)
     assert not np.array_equal(lazy.categories, [])

@@ -20,7 +20,7 @@ from gbdnn.estimators import SparseMLPClassifier, SparseMLPRegressor
 
 def test_warm_start(digits):
     X, y = digits
-    model = quick(warm_start=True).fit(X, y)
+    model = quick(warm_start=True, growth=None).fit(X, y)
     first, losses = model.coefs_[0], model.loss_curve_
     model.fit(X[:500], y[:500])
     assert_array_equal(model.coefs_[0].indices, first.indices)
@@ -45,7 +45,9 @@ def test_partial_fit(digits):
     assert model.score(X, y) > 0.9
     assert model._going.step == 12 * 5
     with pytest.warns(ConvergenceWarning):
-        fitted = SparseMLPClassifier((64,), density=0.3, max_iter=12, **QUICK).fit(X, y)
+        fitted = SparseMLPClassifier(
+            (64,), density=0.3, max_iter=12, growth=None, learning_rate="constant", **QUICK
+        ).fit(X, y)
     same_weights(model, fitted)
     before = model.loss_
     model.partial_fit(X[:10], y[:10])  # fewer samples than batch_size, not all classes
@@ -69,6 +71,21 @@ def test_the_learning_rate_may_change_between_calls(digits):
     before = model.coefs_[0].data
     model.set_params(learning_rate_init=1e-12).partial_fit(X, y)
     assert_array_equal(model.coefs_[0].data, before)
+
+
+@pytest.mark.parametrize("kind", [SparseMLPClassifier, SparseMLPRegressor])
+def test_partial_fit_counts_samples_and_speaks(digits, kind, capsys):
+    """`t_` counts samples, "invscaling" falls with them, and verbose gives a line for each pass."""
+    X, y = digits
+    options = {"classes": range(10)} if kind is SparseMLPClassifier else {}
+    model = kind(learning_rate="invscaling", learning_rate_init=0.5, power_t=0.5, verbose=True)
+    for count, seen in [(900, 900), (300, 1200)]:
+        model.partial_fit(X[:count], y[:count], **options)
+        assert model.t_ == seen
+    assert model.history_["learning_rate"] == pytest.approx([0.5 / np.sqrt(901)])
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert [line.split(":")[0] for line in said.err.splitlines()] == ["pass 1", "pass 2"]
 
 
 def test_partial_fit_of_labels_and_values(digits):
@@ -98,6 +115,34 @@ def test_a_pickle_goes_on_as_if_nothing_had_happened(digits, dump, tmp_path):
         going_on = copy.deepcopy(each).partial_fit(X, y)
         same_weights(going_on, pickle.loads(pickle.dumps(each)).partial_fit(X, y))
     same_weights(going_on, model.partial_fit(X, y))
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+@pytest.mark.parametrize("kind", [SparseMLPClassifier, SparseMLPRegressor])
+@pytest.mark.parametrize("growth", [None, "set"])
+def test_a_mapped_estimator_learns_on(digits, kind, solver, growth, tmp_path):
+    """joblib's workers get read-only arrays; the file they lie in is not changed."""
+    X, y = digits[0][:200], digits[1][:200]
+    options = QUICK | {
+        "solver": solver,
+        "max_iter": 2,
+        "n_iter_no_change": 2,
+        "learning_rate": "constant",
+        "batch_size": 50,
+    }
+    model = kind((16,), density=0.3, **options).partial_fit(
+        X, y, **({"classes": range(10)} if kind is SparseMLPClassifier else {})
+    )
+    path = tmp_path / "model"
+    joblib.dump(model, path)
+    before = path.read_bytes()
+    mapped = joblib.load(path, mmap_mode="r")
+    for _ in range(2):
+        same_weights(mapped.partial_fit(X, y), model.partial_fit(X, y))
+    mapped.set_params(warm_start=True, growth=growth)
+    with pytest.warns(ConvergenceWarning):
+        mapped.fit(X, y)
+    assert path.read_bytes() == before
 
 
 def test_a_pickle_is_small(digits):

@@ -42,7 +42,9 @@ BAD_SETTINGS = [
     ({"batch_size": 0}, InputError),
     ({"batch_size": 1.5}, InputError),
     ({"batch_size": "all"}, InputError),
-    ({"learning_rate": "adaptive"}, UnknownNameError),
+    ({"learning_rate": "falling"}, UnknownNameError),
+    ({"learning_rate_init": "fast"}, InputError),
+    ({"power_t": -1}, InputError),
     ({"learning_rate": 0.1}, UnknownNameError),
     ({"learning_rate_init": 0}, InputError),
     ({"learning_rate_init": -1.0}, InputError),
@@ -96,6 +98,7 @@ def test_bad_loss_of_a_regressor(digits):
         ({"growth": "set"}, "growth"),
         ({"early_stopping": True}, "early_stopping"),
         ({"learning_rate": "cosine"}, "learning_rate"),
+        ({"learning_rate": "adaptive"}, "learning_rate"),
         ({"class_weight": "balanced"}, "class_weight"),
     ],
 )
@@ -177,8 +180,26 @@ def test_no_weight_is_held_out(digits):
     X, y = digits
     weights = np.zeros(900)
     weights[0] = 1
-    with pytest.raises(InputError, match=r"sample_weight: .* among those for validation"):
+    with pytest.raises(InputError, match=r"validation_fraction: .* 1 samples \(of weight above 0"):
         quick(early_stopping=True).fit(X, y, sample_weight=weights)
+
+
+@pytest.mark.parametrize("kind", [SparseMLPClassifier, SparseMLPRegressor])
+def test_too_small_a_validation_set(digits, kind):
+    """Of one sample, or of all but none; the words are scikit-learn's too."""
+    X, _ = digits
+    for count, fraction in [(10, 0.1), (900, 0.001), (3, 0.99)]:
+        model = kind(early_stopping=True, validation_fraction=fraction)
+        with pytest.raises(InputError, match=r"validation_fraction: .* set is too small"):
+            model.fit(X[:count], np.arange(count) % 2)
+
+
+def test_classes_of_which_none_can_be_held_out():
+    """Named in the error, as they stand in y."""
+    model = SparseMLPClassifier(early_stopping=True, validation_fraction=0.3)
+    labels = [*"abcdef", "g", "g"]
+    with pytest.raises(InputError, match=r"y: expected 10 samples.*one sample: 'a', 'b', 'c'"):
+        model.fit(np.ones((8, 2)), labels)
 
 
 def test_a_failed_fit_leaves_no_half_fitted_estimator(digits):

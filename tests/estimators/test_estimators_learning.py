@@ -16,6 +16,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.datasets import make_regression
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from gbdnn import Network
 from gbdnn.errors import (
@@ -45,9 +46,9 @@ def test_growth_moves_connections(digits):
     X, y = digits
     patterns = {}
     for growth in (None, "set", "rigl"):
-        model = quick(growth=growth).fit(X, y)
+        model = quick(growth=growth, max_iter=40).fit(X, y)
         patterns[growth] = [(c != 0).toarray() for c in model.coefs_]
-    start = [(c != 0).toarray() for c in quick(max_iter=1).fit(X, y).coefs_]
+    start = [(c != 0).toarray() for c in quick(max_iter=1, growth=None).fit(X, y).coefs_]
     assert_array_equal(patterns[None][0], start[0])
     for growth in ("set", "rigl"):
         assert (patterns[growth][0] != start[0]).any()
@@ -83,7 +84,8 @@ def test_regression():
 def test_regression_of_several_values():
     X, Y = make_regression(300, 6, n_targets=3, random_state=0)
     Y /= Y.std(axis=0)
-    model = SparseMLPRegressor((64,), density=0.5, max_iter=100, loss="huber", **QUICK)
+    options = {"learning_rate": "constant", "max_iter": 100, "loss": "huber"}
+    model = SparseMLPRegressor((64,), density=0.5, **options, **QUICK)
     with pytest.warns(ConvergenceWarning, match="max_iter=100"):
         model.fit(X, Y)
     assert model.predict(X).shape == Y.shape
@@ -128,7 +130,9 @@ def test_certain_predictions_have_a_logarithm():
 
 def test_attributes(digits):
     X, y = digits
-    model = SparseMLPClassifier((40, 20), density=(0.1, 0.25, 1.0), max_iter=2, **QUICK)
+    model = SparseMLPClassifier(
+        (40, 20), density=(0.1, 0.25, 1.0), max_iter=2, learning_rate="constant", **QUICK
+    )
     with pytest.warns(ConvergenceWarning):
         model.fit(X, y)
     assert isinstance(model.network_, Network)
@@ -210,6 +214,38 @@ def test_sparse_inputs_stay_sparse():
     assert peak < 50e6
 
 
+def test_features_that_never_occur_get_no_connections(digits):
+    """Digits spread over 2^20 columns are the digits; the columns between them are not asked."""
+    X, y = digits
+    at = np.random.default_rng(0).permutation(2**20)[:64]
+    at.sort()
+    wide = sp.csr_array((X.ravel(), np.tile(at, 900), np.arange(901) * 64), shape=(900, 2**20))
+    never = (X == 0).all(axis=0)
+    model = quick(early_stopping=True).fit(wide, y)
+    plain = quick(early_stopping=True).fit(X[:, ~never], y)
+    assert model.coefs_[0].shape == (2**20, 100)
+    assert_array_equal(model.coefs_[0][at[~never]].toarray(), plain.coefs_[0].toarray())
+    assert model.coefs_[0].nnz == plain.coefs_[0].nnz
+    assert model.validation_scores_ == plain.validation_scores_
+    assert_allclose(model.predict_proba(wide), plain.predict_proba(X[:, ~never]), atol=1e-6)
+    other = sp.csr_array((np.ones(1), ([0], [at[3] + 1])), shape=(1, 2**20))
+    nothing = sp.csr_array((1, 2**20))
+    assert_array_equal(model.predict_proba(other), model.predict_proba(nothing))
+    narrow = np.zeros((900, 200))
+    narrow[:, 5:69] = X
+    same_weights(quick().fit(narrow, y), quick().fit(sp.csr_array(narrow), y))
+
+
+def test_a_warning_of_samples_that_touch_little():
+    X = sp.random_array((400, 40_000), density=5e-4, format="csr", rng=np.random.default_rng(0))
+    y, options = np.arange(400) % 2, {"max_iter": 1, "batch_size": 20}
+    with pytest.warns(UserWarning, match=r"first layer .*n_features=2\*\*16"):
+        SparseMLPClassifier((2000,), **options).fit(X, y)
+    with pytest.warns(UserWarning, match=r"40,000 features"):
+        SparseMLPClassifier((300,), **options).partial_fit(X, y, classes=[0, 1])
+    SparseMLPClassifier((30,), **options).fit(X, y)
+
+
 @pytest.mark.parametrize("changes", [{}, {"early_stopping": True}, {"growth": "rigl"}])
 def test_fit_is_repeatable(digits, changes):
     """On any number of threads; another random_state gives another network."""
@@ -237,7 +273,7 @@ def test_backends_learn_the_same(digits, backend):
 def test_stops_when_the_loss_does_not_improve(digits):
     X, y = digits
     model = quick(learning_rate="constant", n_iter_no_change=3, tol=10.0, max_iter=50).fit(X, y)
-    assert model.n_iter_ == 4  # the first, and three without an improvement by 10
+    assert model.n_iter_ == 5  # the first, and more than three without an improvement by 10
 
 
 def test_early_stopping_keeps_the_best(digits):
@@ -251,9 +287,123 @@ def test_early_stopping_keeps_the_best(digits):
     assert model.best_validation_score_ == max(model.validation_scores_)
     assert model.best_validation_score_ > model.validation_scores_[-1]
     assert model.best_loss_ is None
-    _, (X_out, y_out, _) = model._split(X, y, np.ones(900), settings.seeds(0)[1])
-    assert len(y_out) == 90
-    assert model.score(X_out, y_out) == pytest.approx(model.best_validation_score_)
+    train, held = model._split(y, np.ones(900), settings.seeds(0)[1])
+    assert (len(held), model.t_) == (90, 810 * model.n_iter_)
+    assert_array_equal(np.sort(np.r_[train, held]), np.arange(900))
+    assert model.score(X[held], y[held]) == pytest.approx(model.best_validation_score_)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_validation_score_of_values_is_score(digits, outputs):
+    """The best epoch's, with the weights of the samples."""
+    X, _ = digits
+    y = X[:, [10, 20, 30]] * [1, 2, 0.5]
+    y = y if outputs > 1 else y[:, 0]
+    weights = np.random.default_rng(0).integers(0, 3, 900).astype(float)
+    model = SparseMLPRegressor(early_stopping=True, max_iter=20, **QUICK).fit(X, y, weights)
+    _, held = model._split(y, weights, settings.seeds(0)[1])
+    assert (weights[held] > 0).all()
+    assert len(held) == -(-np.count_nonzero(weights) // 10)
+    best = model.score(X[held], y[held], weights[held])
+    assert best == pytest.approx(model.best_validation_score_, abs=1e-5)
+    assert best > model.validation_scores_[0]
+
+
+def test_tol_and_n_iter_no_change_mean_what_they_do_in_scikit_learn(digits):
+    """The number of passes follows from the losses by scikit-learn's own rule."""
+    X, y = digits
+    settings = {"learning_rate": "constant", "max_iter": 400, "n_iter_no_change": 4, "tol": 0.01}
+    model = quick(**settings).fit(X, y)
+    rule = MLPClassifier(early_stopping=False, tol=0.01)
+    rule.loss_curve_, rule.best_loss_, rule._no_improvement_count = [], np.inf, 0
+    for loss in model.loss_curve_:
+        assert rule._no_improvement_count <= 4
+        rule.loss_curve_.append(loss)
+        rule._update_no_improvement_count(False, None, None, None)
+    assert rule._no_improvement_count == 5
+    assert rule.best_loss_ == model.best_loss_
+
+
+@converges_or_not
+@pytest.mark.parametrize("learning_rate", ["constant", "invscaling", "adaptive"])
+def test_learning_rates_of_scikit_learn(digits, learning_rate):
+    """Epoch by epoch; SGD without momentum and shuffling from the same dense first weights."""
+    X, y = digits
+    common = {
+        "learning_rate": learning_rate, "learning_rate_init": 0.5, "power_t": 0.3, "solver": "sgd",
+        "momentum": 0.0, "alpha": 0.0, "max_iter": 60, "shuffle": False, "n_iter_no_change": 1,
+        "tol": 0.05, "batch_size": 300, "random_state": 0,
+    }  # fmt: skip
+    ours = SparseMLPClassifier((), density=1.0, dtype="float64", **common)
+    theirs = MLPClassifier((), warm_start=True, **common | {"max_iter": 1})
+    theirs.fit(X, y)
+    theirs.coefs_ = [np.zeros((64, 10))]
+    theirs.intercepts_ = [np.zeros(10)]
+    theirs.set_params(max_iter=60)
+    theirs.t_ = 0
+    theirs.loss_curve_, theirs.best_loss_, theirs._no_improvement_count = [], np.inf, 0
+    theirs.fit(X, y)
+    zero = {"layers.0.weight": np.zeros((10, 64)), "layers.0.bias": np.zeros(10)}
+    ours.set_params(max_iter=1).fit(X, y)
+    ours.network_ = ours.network_.replaced({n: _as(ours, n, v) for n, v in zero.items()})
+    ours.loss_curve_, ours.t_ = [], 0
+    ours.set_params(warm_start=True, max_iter=60).fit(X, y)
+    assert_allclose(ours.loss_curve_, theirs.loss_curve_, rtol=1e-9)
+    assert (ours.n_iter_, ours.t_) == (theirs.n_iter_, theirs.t_)
+
+
+def _as(model, name, values):
+    weight = model.network_.weights.get(name)
+    return values if weight is None else weight.with_entries(values.ravel())
+
+
+@converges_or_not
+def test_values_and_labels_are_descended_as_in_scikit_learn(digits):
+    """Sums over outputs: one step of SGD from the same weights gives the same weights."""
+    X, y = digits
+    Y = np.eye(10)[y]
+    common = {
+        "learning_rate": "constant", "learning_rate_init": 0.1, "solver": "sgd", "alpha": 0.3,
+        "momentum": 0.0, "max_iter": 1, "shuffle": False, "batch_size": 900, "random_state": 0,
+    }  # fmt: skip
+    for kind, theirs, targets in [
+        (SparseMLPRegressor, MLPRegressor, Y * 3),
+        (SparseMLPClassifier, MLPClassifier, Y.astype(int)),
+    ]:
+        model = kind((), density=1.0, dtype="float64", **common).fit(X, targets)
+        other = theirs(hidden_layer_sizes=(), warm_start=True, **common).fit(X, targets)
+        other.coefs_ = [c.toarray() for c in model.coefs_]
+        other.intercepts_ = [b.copy() for b in model.intercepts_]
+        model.set_params(warm_start=True).fit(X, targets)
+        other.fit(X, targets)
+        assert_allclose(model.coefs_[0].toarray(), other.coefs_[0], rtol=1e-9, atol=1e-12)
+        if kind is SparseMLPClassifier:
+            assert model.loss_ > 1  # of ten labels together
+
+
+@pytest.mark.parametrize(
+    ("counts", "fraction", "held"),
+    [
+        ([30, 30, 1], 0.1, 7),  # a class with one sample
+        ([30, 1, 1, 1], 0.2, 7),
+        ([2] * 12, 0.1, 3),  # more classes than samples to hold out
+        ([3, 3, 1] * 4, 0.1, 3),
+        ([50, 50], 0.25, 25),
+    ],
+)
+def test_early_stopping_with_small_classes(counts, fraction, held):
+    """It trains, and there is something of every class to train on."""
+    labels = np.repeat([f"class {k}" for k in range(len(counts))], counts)
+    X = np.random.default_rng(0).standard_normal((len(labels), 5))
+    model = SparseMLPClassifier(
+        (8,), early_stopping=True, validation_fraction=fraction, max_iter=3, random_state=3
+    )
+    model.fit(X, labels)
+    codes = np.unique(labels, return_inverse=True)[1]
+    train, out = model._split(codes, np.ones(len(labels)), 7)
+    assert len(out) == held
+    assert_array_equal(np.sort(np.r_[train, out]), np.arange(len(labels)))
+    assert set(labels[train]) == set(labels)
 
 
 def test_warns_unless_it_converges(digits):

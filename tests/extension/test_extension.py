@@ -80,7 +80,7 @@ TOYS: dict[str, tuple[Any, bool, dict[str, Any]]] = {
     # name: (network, whether it takes sequences, settings of the Trainer)
     "layer": (elman, True, {}),
     "weight form": (halves, False, {}),
-    "quantizer": (plain, False, {"quantizers": {"layers.*.weight": "grid"}}),
+    "quantizer": (plain, False, {"quantization": {"layers.*.weight": "grid"}}),
     "backend": (plain, False, {"backend": "loops"}),
     "activation": (softsigns, False, {}),
     "loss": (plain, False, {"loss": "log_cosh"}),
@@ -184,8 +184,8 @@ def test_gradients(toy, backend, rng):
 def test_the_quantizers_step_has_the_gradient_of_the_straight_through_estimator(rng):
     network = plain(rng, np.float64)
     X, y = data(rng, network, 7, dtype=np.float64)
-    quantizers = {"layers.0.weight": gbdnn.quantization.quantizer("grid")}
-    model = Model(network, loss=LOSSES["mse"], backend="dense", threads=1, quantizers=quantizers)
+    found = gbdnn.quantization.calibrate(network, None, {"layers.0.weight": "grid"})
+    model = Model(network, loss=LOSSES["mse"], backend="dense", threads=1, quantization=found)
     batch = Batch(as_inputs(X, 6, F8), np.arange(7), np.asarray(y), np.full(7, 1 / 7), 1.0)
     w, s = model.parameters["layers.0.weight"], model.parameters["layers.0.weight.step"]
     before = model.loss_and_gradients(batch)
@@ -248,8 +248,15 @@ def test_prune_summary_save_and_load(toy, tmp_path, rng):
     for name, weight in network.weights.items():
         assert pruned.weights[name].form == weight.form
     assert type(network.layers[0]).__name__ in str(network.summary())
-    report = str(gbdnn.pruning.pruning_report(network, pruned, rounds=0))
-    assert all(name in report for name in network.weights)
+    report = gbdnn.pruning.pruning_report(network, pruned, rounds=1, batch=3, threads=1)
+    assert all(name in str(report) for name in network.weights)
+    assert report.samples == 3  # of sequences, where a layer is recurrent
+    assert min(report.seconds) > 0
+    X, _ = data(rng, network, 5, sequences=sequences)
+    out = pruned.predict(X)
+    y = np.concatenate(out).argmax(axis=1) if sequences else out.argmax(axis=1)
+    report = gbdnn.pruning.pruning_report(network, pruned, X=X, y=y, rounds=0)
+    assert report.accuracy[1] == 1
     pruned.save(tmp_path / "model.safetensors")
     loaded = gbdnn.load(tmp_path / "model.safetensors")
     assert state_of(loaded) == state_of(pruned)
@@ -259,21 +266,24 @@ def test_prune_summary_save_and_load(toy, tmp_path, rng):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.filterwarnings("ignore:sparsity")  # outputs lose their inputs
 def test_the_command_line_offers_them(tmp_path):
     from gbdnn.cli.main import cli
 
     def run(*words):
         done = CliRunner().invoke(cli, list(words))
+        assert done.exit_code == 0, (words, done.output, done.exception)
         return done.output
 
     text = run("train", "--help")
-    for name in ("softsign", "loops", "grid"):
+    for name in ("softsign", "loops"):
         assert name in text, name
     assert "near_one" in run("prune", "--help")
     assert "loops" in run("predict", "--help")
-    out = str(tmp_path / "m.safetensors")
+    out, plan = str(tmp_path / "m.safetensors"), tmp_path / "plan.json"
+    plan.write_text('{"rules": {"*.weight": "grid"}}')
     words = ["--hidden", "8", "--epochs", "1", "--activation", "softsign", "--backend", "loops"]
-    text = run("train", "--out", out, *words, "--quantizer", "grid")
+    text = run("train", "--out", out, *words, "--plan", str(plan))
     assert (tmp_path / "m.safetensors").exists(), text
     kinds = [layer.kind for layer in gbdnn.load(out).layers]
     assert kinds[1] == "softsign"

@@ -134,7 +134,10 @@ CASES |= {
         lambda: classifier().fit(sp.csr_array((20, 2**40)), Y), MemoryBudgetError
     ),
     "early stopping: too few samples": (
-        valueless("only 1 member", lambda: classifier(early_stopping=True).fit(X[:3], [0, 1, 1])),
+        valueless(
+            "validation set is too small",
+            lambda: classifier(early_stopping=True).fit(X[:3], [0, 1, 1]),
+        ),
         None,
     ),
     "partial_fit: unseen labels": (
@@ -179,7 +182,7 @@ for argument, error, values in (
     ),
     ("hidden_layer_sizes", MemoryBudgetError, (10**9, 2**62, (10**6, 10**6))),
     ("learning_rate_init", InputError, (0, -1, np.nan, np.inf, "a", None, [0.1])),
-    ("learning_rate", UnknownNameError, ("adaptive", 1, None, [])),
+    ("learning_rate", UnknownNameError, ("adaptively", 1, None, [])),
     ("batch_size", InputError, (0, -1, 2.5, np.nan, "all", None, [1])),
     ("max_iter", InputError, (0, -1, 2.5, np.nan, np.inf, "1", None)),
     ("n_iter_no_change", InputError, (0, -1, 2.5, np.nan, "1", None)),
@@ -235,7 +238,7 @@ def case(name: str, error: type[Exception] | None) -> Callable[[Callable[[], Any
 @case("divergence", DivergenceError)
 def divergence() -> None:
     """Raised, and the estimator still predicts finite numbers."""
-    model = regressor(solver="sgd", alpha=0.0, learning_rate_init=1e30, max_iter=9)
+    model = regressor(solver="sgd", alpha=0.0, learning_rate_init=1e17, max_iter=9)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from gbdnn import Linear, Network
+from gbdnn import Levels, Linear, Network, as_csr, integer_weight
 from gbdnn.errors import (
     DataUnavailableError,
     DtypeError,
@@ -542,3 +542,134 @@ CASES |= {
     "extra: 50 MB": (saving(extra={"a": "x" * (50 << 20)}), InputError),
     "extra: own keys": (saving(extra={"layers": []}), InputError),
 }
+
+# -- integer weights -------------------------------------------------------------------------------
+
+CODED = np.array([[1, 0, 2, 0, -7], [0, 3, 0, 0, 0], [4, 0, 0, 0, 0], [0, 0, 5, 0, 1.0]])
+"""With 7 entries: an odd number of nibbles."""
+NAN32, INF32 = np.float32(np.nan), np.float32(np.inf)
+
+
+def integers(
+    layout: str, bits: int, name: str = "", array: Any = None, /, **settings: Any
+) -> Callable[[], Any]:
+    """Return a function that loads integer weights with another array, or other settings."""
+    levels = Levels(0.5, 3, 0, 15)
+
+    def run() -> Any:
+        csr = as_csr(CODED, dtype=np.float32)
+        weight = integer_weight(csr, 1.0, bits=bits, levels=levels, layout=layout)
+        tensors, metadata = to_tensors([Linear(weight, 0.5)])
+        record = metadata["layers"][0]["weight"]
+        for key, value in settings.items():
+            record["settings"][key] = value
+        for key in [key for key, value in settings.items() if value is LEFT_OUT]:
+            del record["settings"][key]
+        if array is LEFT_OUT:
+            del tensors[f"layers.0.weight.{name}"]
+        elif name:
+            tensors[f"layers.0.weight.{name}"] = np.asarray(array)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model"
+            write_tensors(path, tensors, metadata)
+            network = load(path)
+            X = np.ones((2, network.in_features))
+            return [network.predict(X, backend=name) for name in ("dense", "graphblas", "fused")]
+
+    return run
+
+
+LEFT_OUT = object()
+I8, U16, U32, F32 = np.int8, np.uint16, np.uint32, np.float32
+INTEGERS: dict[str, tuple[Any, ...]] = {
+    "codes missing": ("csr", 4, "codes", LEFT_OUT),
+    "nibbles short": ("csr", 4, "codes", np.zeros(3, U8)),
+    "nibbles long": ("csr", 4, "codes", np.zeros(5, U8)),
+    "nibbles not packed": ("csr", 4, "codes", np.zeros(7, U8)),
+    "nibbles signed": ("csr", 4, "codes", np.zeros(4, I8)),
+    "nibbles wide": ("csr", 4, "codes", np.zeros(4, U16)),
+    "nibbles square": ("csr", 4, "codes", np.zeros((4, 1), U8)),
+    "a nibble of -8": ("csr", 4, "codes", np.array([0x21, 0x38, 0, 0], U8)),
+    "a nibble behind the last": ("csr", 4, "codes", np.array([0, 0, 0, 0x10], U8)),
+    "nibbles of a bitmap short": ("bitmap", 4, "codes", np.zeros(3, U8)),
+    "nibbles of all places short": ("dense", 4, "codes", np.zeros(9, U8)),
+    "a code of -128": ("csr", 8, "codes", np.array([1, 2, -128, 3, 4, 5, 6], I8)),
+    "codes unsigned": ("csr", 8, "codes", np.zeros(7, U8)),
+    "codes short": ("bitmap", 8, "codes", np.zeros(6, I8)),
+    "codes long": ("dense", 8, "codes", np.zeros(21, I8)),
+    "codes float": ("dense", 8, "codes", np.zeros(20, F32)),
+    "codes flat in 2 dimensions": ("dense", 8, "codes", np.zeros((4, 5), I8)),
+    "scales missing": ("csr", 8, "scales", LEFT_OUT),
+    "scales none": ("csr", 8, "scales", np.zeros(0, F32)),
+    "scales of 3 parts": ("csr", 8, "scales", np.ones(3, F32)),
+    "scales of 2 groups": ("csr", 8, "scales", np.ones((4, 2), F32)),
+    "scales of columns": ("csr", 8, "scales", np.ones((1, 5), F32)),
+    "scales a number": ("csr", 8, "scales", np.float32(1)),
+    "scales deep": ("csr", 8, "scales", np.ones((4, 1, 1), F32)),
+    "scales double": ("csr", 8, "scales", np.ones(1)),
+    "scales nan": ("csr", 8, "scales", np.array([1, NAN32, 1, 1], F32)),
+    "scales inf": ("csr", 4, "scales", np.array([INF32])),
+    "scales that overflow": ("dense", 8, "scales", np.array([1e37], F32)),
+    "scales negative": ("bitmap", 4, "scales", np.array([-1], F32)),
+    "bitmap missing": ("bitmap", 4, "bitmap", LEFT_OUT),
+    "bitmap short": ("bitmap", 4, "bitmap", np.array([0xFF, 0], U8)),
+    "bitmap long": ("bitmap", 4, "bitmap", np.array([0x7F, 0, 0, 0], U8)),
+    "bitmap of more": ("bitmap", 8, "bitmap", np.array([0xFF, 0, 0], U8)),
+    "bitmap of fewer": ("bitmap", 4, "bitmap", np.array([0x0F, 0, 0], U8)),
+    "bitmap with bits behind the last": ("bitmap", 8, "bitmap", np.array([0x3F, 0, 0x80], U8)),
+    "bitmap of bools": ("bitmap", 8, "bitmap", np.ones(20, bool)),
+    "lengths missing": ("csr", 4, "lengths", LEFT_OUT),
+    "lengths short": ("csr", 4, "lengths", np.array([3, 1, 3], U8)),
+    "lengths long": ("csr", 4, "lengths", np.array([3, 1, 1, 1, 1], U8)),
+    "lengths of more": ("csr", 8, "lengths", np.array([3, 1, 1, 3], U8)),
+    "lengths of fewer": ("csr", 8, "lengths", np.array([3, 1, 1, 1], U8)),
+    "lengths beyond a row": ("csr", 8, "lengths", np.array([7, 0, 0, 0], U8)),
+    "lengths that wrap": ("csr", 8, "lengths", np.array([2**32 - 1, 2**32 - 1, 4, 5], U32)),
+    "lengths of 2^64": ("csr", 8, "lengths", np.array([HUGE, 8, 0, 0], U64)),
+    "lengths signed": ("csr", 8, "lengths", np.array([3, 1, 1, 2], np.int32)),
+    "lengths square": ("csr", 8, "lengths", np.array([[3, 1], [1, 2]], U8)),
+    "gaps missing": ("csr", 4, "gaps", LEFT_OUT),
+    "gaps short": ("csr", 4, "gaps", np.array([0x10, 0x11], U8)),
+    "gaps out of range": ("csr", 4, "gaps", np.array([0x10, 0x11, 0x20, 0xF3], U8)),
+    "gaps that skip out of range": ("csr", 4, "gaps", np.array([0x10, 0xF1, 0x10, 0x12], U8)),
+    "gaps wide": ("csr", 4, "gaps", np.zeros(7, U16)),
+    "gaps float": ("csr", 4, "gaps", np.zeros(4, F32)),
+    "an array besides": ("csr", 4, "bitmap", np.zeros(3, U8)),
+    "the arrays of another layout": ("dense", 4, "gaps", np.zeros(3, U8)),
+}  # fmt: skip
+for label, changed in INTEGERS.items():
+    CASES[f"integers: {label}"] = (integers(*changed), FileFormatError)
+SAID: dict[str, dict[str, Any]] = {
+    "layout of nothing": {"layout": None},
+    "layout unknown": {"layout": "coo"},
+    "layout other": {"layout": "bitmap"},
+    "bits other": {"bits": 8},
+    "bits 1": {"bits": 1},
+    "bits text": {"bits": "4"},
+    "bits true": {"bits": True},
+    "bits fewer than the codes": {"bits": 2},
+    "gap_bits 5": {"gap_bits": 5},
+    "gap_bits other": {"gap_bits": 8},
+    "gap_bits true": {"gap_bits": True},
+    "dtype int8": {"dtype": "int8"},
+    "dtype list": {"dtype": ["float32"]},
+    "dtype other than the network's": {"dtype": "float64"},
+    "levels missing": {"levels": LEFT_OUT},
+    "bits missing": {"bits": LEFT_OUT},
+    "a key besides": {"more": 1},
+    "levels list": {"levels": [0.5, 3, 0, 15]},
+    "levels empty": {"levels": {}},
+    "levels of step 0": {"levels": {"step": 0.0, "zero": 3, "low": 0, "high": 15}},
+    "levels of step 1e60": {"levels": {"step": 1e60, "zero": 3, "low": 0, "high": 15}},
+    "levels of step true": {"levels": {"step": True, "zero": 3, "low": 0, "high": 15}},
+    "levels without a 0": {"levels": {"step": 0.5, "zero": 16, "low": 0, "high": 15}},
+    "levels of 16 bits": {"levels": {"step": 0.5, "zero": 3, "low": 0, "high": 65535}},
+    "levels of fractions": {"levels": {"step": 0.5, "zero": 3, "low": 0, "high": 15.5}},
+    "levels in reverse": {"levels": {"step": 0.5, "zero": 3, "low": 15, "high": 0}},
+}
+for label, said in SAID.items():
+    CASES[f"integers: {label}"] = (integers("csr", 4, **said), FileFormatError)
+CASES["integers: unchanged"] = (integers("csr", 4), None)
+CASES["integers: unchanged, a bitmap"] = (integers("bitmap", 4), None)
+CASES["integers: unchanged, all places"] = (integers("dense", 8), None)
+CASES["integers: no levels"] = (integers("csr", 8, levels=None), None)

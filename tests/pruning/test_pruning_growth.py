@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 from builders import random_csr, run_script
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gbdnn import as_csr
+from gbdnn.pruning import growth
 from gbdnn.pruning.growth import absent, largest_absent, random_absent
 from gbdnn.topology import erdos_renyi
 from gbdnn.weights.graphblas import graphblas
@@ -62,9 +65,11 @@ def brute_force(weight, dZ, Y, count):
     part=st.floats(0, 1.1),
     width=st.sampled_from([1, 5]),
     dtype=st.sampled_from([np.float32, np.float64]),
+    threads=st.sampled_from([1, 2]),
+    piece=st.sampled_from([1, 1 << 17]),
 )
 def test_rigl_is_the_best_of_the_whole_matrix(
-    seed, tiles, rows, columns, memory, part, width, dtype
+    seed, tiles, rows, columns, memory, part, width, dtype, threads, piece
 ):
     """Whole numbers, so that ties are many and sums exact, with dead rows and columns.
 
@@ -77,21 +82,20 @@ def test_rigl_is_the_best_of_the_whole_matrix(
     Y = rng.integers(-2, 3, (tiles, columns, width)) * rng.integers(0, 3, (1, columns, 1))
     Y = Y.astype(dtype)
     count = round(part * absent(weight))
-    found = largest_absent(weight, dZ, Y, count, memory=memory)
+    with patch.multiple(growth, PIECE=piece, LEAST=1):
+        found = largest_absent(weight, dZ, Y, count, memory=memory, threads=threads)
     np.testing.assert_array_equal(found, brute_force(weight, dZ, Y, count))
 
 
 def test_rigl_leaves_out_what_cannot_be_largest(rng):
     """With norms that differ much, most of the product is never formed; the choice is the same."""
-    from gbdnn.pruning import growth
-
     weight = random_csr(rng, 200, 300, 0.05)
     dZ = rng.standard_normal((2, 200, 8)) * np.exp(2 * rng.standard_normal((1, 200, 1)))
     Y = rng.standard_normal((2, 300, 8)) * np.exp(2 * rng.standard_normal((1, 300, 1)))
     search = growth._Search(weight, dZ, Y, 50)
     formed, block = [], search._block
-    search._block = lambda rows, wide: formed.append(len(rows) * wide) or block(rows, wide)
-    np.testing.assert_array_equal(search.run(1 << 14), brute_force(weight, dZ, Y, 50))
+    search._block = lambda a, b, wide: formed.append((b - a) * wide) or block(a, b, wide)
+    np.testing.assert_array_equal(search.run(1 << 14, 1), brute_force(weight, dZ, Y, 50))
     assert sum(formed) < 0.25 * 200 * 300
 
 

@@ -6,12 +6,13 @@ import dataclasses
 
 import numpy as np
 import pytest
-from builders import random_dense, random_network
+from builders import random_csr, random_dense, random_network
 from pruning_builders import STEPS, Loop, dense_network
 
 from gbdnn import Linear, Network
 from gbdnn.layers import Dropout
 from gbdnn.pruning import (
+    DISTRIBUTIONS,
     PRESETS,
     SET,
     Neuron,
@@ -248,6 +249,20 @@ def test_state_is_plain_and_enough_to_go_on(rng):
         np.testing.assert_array_equal(a.value, b.value)
 
 
+@pytest.mark.parametrize("distribution", sorted(DISTRIBUTIONS))
+def test_a_layer_that_is_sparse_already(rng, distribution):
+    """All weights together have the schedule's sparsity (Zhu and Gupta) after each update."""
+    layers = [Linear(random_csr(rng, 40, 30, 0.04)), "relu", Linear(random_dense(rng, 30, 40, 1.0))]
+    schedule = Polynomial(0, 30, 10)
+    loop = Loop(
+        Network(layers), Sparsifier(0.9, distribution=distribution, schedule=schedule)
+    ).run()
+    first = loop.density(-1)
+    for t in schedule.updates(STEPS):
+        density = 0.1 + (first - 0.1) * (1 - t / 30) ** 3
+        assert sum(p.nnz for p in loop.patterns[t]) == round(density * 2400)
+
+
 @pytest.mark.parametrize("name", ["static", "set", "rigl"])
 def test_sparse_from_the_start(rng, name):
     """With a sparsity a dense network gets random ERK patterns at step 0, and keeps its counts."""
@@ -255,7 +270,10 @@ def test_sparse_from_the_start(rng, name):
     loop = Loop(dense_network(rng), method).run()
     shapes = [p.shape for p in loop.patterns[-1]]
     densities = erk_densities(shapes, density=0.2)
-    counts = [round(d * a * b) for d, (a, b) in zip(densities, shapes, strict=True)]
+    exact = [d * a * b for d, (a, b) in zip(densities, shapes, strict=True)]
+    counts = [p.nnz for p in loop.patterns[0]]
+    assert sum(counts) == round(sum(exact))
+    assert np.abs(np.subtract(counts, exact)).max() < 1
     for t in range(STEPS):
         assert [p.nnz for p in loop.patterns[t]] == counts
     same = [

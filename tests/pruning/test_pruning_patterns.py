@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gbdnn import CSR
-from gbdnn.weights.patterns import insert, rows_of, subset, top
+from gbdnn.weights.patterns import common, exchange, realign, rows_of, subset, top
 from gbdnn.weights.patterns import places as places_of
 
 
@@ -30,7 +30,7 @@ def test_top_is_a_stable_sort(scores, count):
 
 
 @given(seed=st.integers(0, 10**6), rows=st.integers(1, 12), columns=st.integers(1, 12))
-def test_subset_and_insert(seed, rows, columns):
+def test_subset_and_exchange(seed, rows, columns):
     """Both are what they are on dense arrays, with canonical results."""
     rng = np.random.default_rng(seed)
     weight = random_csr(rng, rows, columns, rng.random())
@@ -43,10 +43,18 @@ def test_subset_and_insert(seed, rows, columns):
 
     absent = np.setdiff1d(np.arange(rows * columns), places_of(fewer))
     places = absent[rng.random(len(absent)) < 0.5]
-    more = canonical(insert(fewer, places))
+    more = canonical(exchange(weight, keep, places))
     assert more.nnz == fewer.nnz + len(places)
     np.testing.assert_array_equal(more.to_dense(), dense)
     np.testing.assert_array_equal(places_of(more), np.union1d(places_of(fewer), places))
+
+    mine, theirs = common(weight, more)
+    np.testing.assert_array_equal(mine, np.flatnonzero(np.isin(places_of(weight), places_of(more))))
+    np.testing.assert_array_equal(places_of(weight)[mine], places_of(more)[theirs])
+    carried = np.full(rows * columns, 7)
+    carried[places_of(weight)] = np.arange(weight.nnz)
+    moved = realign(np.arange(weight.nnz), weight, more, fill=7)
+    np.testing.assert_array_equal(moved, carried[places_of(more)])
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -5,16 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from builders import random_network
+from builders import random_dense, random_network
 from pruning_builders import classifier
 
+from gbdnn import Linear, Network
 from gbdnn.errors import DtypeError, InputError, ShapeError
 from gbdnn.pruning import prune, pruning_report
 
 
 def test_report(rng):
     network = classifier(rng)
-    pruned = prune(network, 0.9, distribution="uniform")
+    with pytest.warns(UserWarning, match="outputs"):
+        pruned = prune(network, 0.9, distribution="uniform")
     report = pruning_report(network, pruned, batch=32, rounds=3)
     assert report.nnz == (624, 62)
     assert report.bytes == (network.nbytes, pruned.nbytes)
@@ -53,6 +55,34 @@ def test_report_with_samples_and_without_timing(rng):
     assert len(str(silent).splitlines()) == 5
 
 
+def test_accuracy_before_and_after(rng):
+    network = classifier(rng)
+    pruned = prune(network, 0.7)
+    X, y = rng.standard_normal((50, 12)), rng.integers(4, size=50)
+    report = pruning_report(network, pruned, X=X, y=y, rounds=0)
+    guesses = [each.predict(X).argmax(axis=1) for each in (network, pruned)]
+    assert report.accuracy == tuple(float((guess == y).mean()) for guess in guesses)
+    assert report.mean_squared_error is None
+    text = f"accuracy, 50 samples: {report.accuracy[0]:.4f} before, {report.accuracy[1]:.4f} after"
+    assert str(report).splitlines()[-1] == text
+    values = rng.standard_normal((50, 4))
+    report = pruning_report(network, pruned, X=X, y=values, rounds=0)
+    errors = [np.square(each.predict(X) - values).mean() for each in (network, pruned)]
+    assert report.mean_squared_error == pytest.approx(tuple(errors), rel=1e-6)
+    assert report.accuracy is None
+
+
+@pytest.mark.parametrize(("end", "limit"), [("sigmoid", 0.5), ("identity", 0.0)])
+def test_accuracy_of_one_output(rng, end, limit):
+    network = Network([Linear(random_dense(rng, 1, 6)), end])
+    X, y = rng.standard_normal((40, 6)), rng.integers(2, size=40)
+    found = pruning_report(network, network, X=X, y=y, rounds=0).accuracy[0]
+    assert found == ((network.predict(X)[:, 0] > limit) == y).mean()
+    values = pruning_report(network, network, X=X, y=y.astype(float), rounds=0)
+    assert values.accuracy is None
+    assert values.mean_squared_error is not None
+
+
 def test_report_refuses(rng):
     network, other = classifier(rng), random_network(rng, (12, 20, 4))
     with pytest.raises(ShapeError, match="after"):
@@ -65,3 +95,8 @@ def test_report_refuses(rng):
         pruning_report(network, network, batch=0)
     with pytest.raises(ShapeError):
         pruning_report(network, network, X=np.ones((3, 5)))
+    with pytest.raises(InputError, match="X"):
+        pruning_report(network, network, y=[0, 1])
+    for y in (np.zeros(4, int), np.zeros((3, 2)), np.zeros(3)):
+        with pytest.raises(ShapeError, match="3 classes"):
+            pruning_report(network, network, X=np.ones((3, 12)), y=y, rounds=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,9 +41,30 @@ def test_times_are_parts_or_numbers():
     assert list(OneShot(1.0).updates(10)) == list(OneShot(10).updates(10)) == [9]
     assert list(OneShot(1).updates(10)) == [1]
     assert list(OneShot().updates(10)) == [0]
-    assert list(Periodic(0.0, 0.5, 0.1).updates(100)) == [10, 20, 30, 40, 50]
+    assert list(Periodic(0.0, 0.5, 0.1).updates(1000)) == [100, 200, 300, 400, 500]
     assert list(Periodic(0, 40, 20).updates(None)) == [20, 40]
     assert list(Never().updates(None)) == []
+
+
+@pytest.mark.parametrize(
+    ("schedule", "total", "every"),
+    [
+        (Periodic(), 10_000, 200),
+        (Periodic(), 1000, 20),
+        (Periodic(), 400, 20),
+        (Periodic(), 80, 15),
+        (Periodic(), 30, 5),
+        (Periodic(0.0, 0.75, 3), 1000, 3),
+        (Periodic(0.0, 0.75, np.int64(3)), 1000, 3),
+        (Polynomial(), 1000, 10),
+        (Polynomial(), 100, 5),
+    ],
+)
+def test_parts_of_short_trainings(schedule, total, every):
+    """Changes are not closer than their costs allow, but there are four if there is time."""
+    updates = schedule.updates(total)
+    assert (updates[0], updates.step) == (every, every)
+    assert updates[-1] <= 0.75 * total < updates[-1] + every
 
 
 @given(

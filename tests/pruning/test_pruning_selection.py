@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 
 from gbdnn.errors import DtypeError, InputError, ShapeError, UnknownNameError
 from gbdnn.layers import Dropout, Layer, Linear, ReLU, Softmax, Tanh
-from gbdnn.pruning import NM, STRUCTURES, Block, Neuron, Unstructured
-from gbdnn.pruning.distributions import Share, by_threshold, erk, uniform
+from gbdnn.pruning import DISTRIBUTIONS, NM, STRUCTURES, Block, Neuron, Unstructured
+from gbdnn.pruning.distributions import Share, _adaptive, by_threshold, erk, lamp, uniform
 from gbdnn.pruning.selection import followers
 from gbdnn.pruning.structures import structure
 from gbdnn.topology import erk_densities
@@ -114,11 +115,85 @@ def test_uniform_and_erk():
     places = sum(a * b for a, b in shapes)
     assert uniform(shares, 0.1) == [23520, 3000, 100]
     counts = erk(shares, 0.1)
-    densities = erk_densities(shapes, density=0.1)
-    assert counts == [round(d * s.units) for d, s in zip(densities, shares, strict=True)]
-    assert sum(counts) == pytest.approx(0.1 * places, abs=1.5)
+    exact = [
+        d * a * b for d, (a, b) in zip(erk_densities(shapes, density=0.1), shapes, strict=True)
+    ]
+    assert np.abs(np.subtract(counts, exact)).max() < 1
+    assert sum(counts) == round(0.1 * places)
     sparse = Share(np.ones(50), 10_000, 1, (100, 100))
     assert uniform([sparse], 0.1) == [50]
+
+
+SHARES = st.lists(
+    st.builds(
+        lambda rows, columns, part, least, seed: Share(
+            np.random.default_rng(seed).integers(-3, 9, round(part * rows * columns)).astype(float),
+            rows * columns,
+            1,
+            (rows, columns),
+            least,
+        ),
+        st.integers(1, 12),
+        st.integers(1, 12),
+        st.floats(0, 1),
+        st.integers(1, 5),
+        SEEDS,
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@given(shares=SHARES, part=st.floats(0, 1), name=st.sampled_from(sorted(DISTRIBUTIONS)))
+def test_totals_are_exact(shares, part, name):
+    """As many as asked for, if layers have them: none gets more than it has or less than least."""
+    limits = [len(share.scores) for share in shares]
+    least = [min(share.least, limit) for share, limit in zip(shares, limits, strict=True)]
+    places = sum(share.units for share in shares)
+    density = part * sum(limits) / places
+    counts = DISTRIBUTIONS[name](shares, density)
+    wanted = round(density * places)
+    if wanted < sum(least):
+        assert counts == [0] * len(shares)
+        return
+    assert sum(counts) == wanted
+    assert all(a <= n <= b for a, n, b in zip(least, counts, limits, strict=True))
+    if name in ("uniform", "erk"):  # in proportion, where neither bound holds
+        parts = [s.units if name == "uniform" else sum(s.shape) for s in shares]
+        free = [
+            (count / each, 1 / each)
+            for count, each, low, limit in zip(counts, parts, least, limits, strict=True)
+            if low < count < limit
+        ]
+        assert all(abs(a - b) < u + v + 1e-9 for (a, u), (b, v) in combinations(free, 2))
+
+
+@given(shares=SHARES, part=st.floats(0, 1))
+def test_lamp_is_its_definition(shares, part):
+    """s^2 over the sum of all s^2 that are not smaller; with the other sign for negative s."""
+    adapted = []
+    for share in shares:
+        s = share.scores
+        up = [x * x / (s[s >= x] ** 2).sum() if x > 0 else 0.0 for x in s]
+        down = [x * x / (s[s <= x] ** 2).sum() if x < 0 else 0.0 for x in s]
+        adapted.append(replace(share, scores=np.subtract(up, down)))
+        np.testing.assert_allclose(_adaptive(s), adapted[-1].scores, rtol=1e-12)
+        assert (np.argsort(s, kind="stable") == np.argsort(_adaptive(s), kind="stable")).all()
+    assert lamp(shares, part) == by_threshold(
+        [replace(share, scores=_adaptive(share.scores)) for share in shares], part
+    )
+
+
+def test_lamp_does_not_see_the_scale_of_a_layer(rng):
+    shares = [Share(rng.random(200), 200, 1, (10, 20)), Share(rng.random(60), 60, 1, (6, 10))]
+    counts = lamp(shares, 0.1)
+    for scale in (1e-30, 1e-200, 1e150):
+        other = replace(shares[1], scores=scale * shares[1].scores)
+        assert lamp([shares[0], other], 0.1) == counts
+    assert by_threshold([shares[0], replace(shares[1], scores=shares[1].scores / 9)], 0.1) == [
+        25,
+        1,
+    ]
 
 
 def test_names():

@@ -25,6 +25,7 @@ from trainings import (
 )
 
 from gbdnn.errors import DataUnavailableError, FileFormatError, InputError
+from gbdnn.files import disk
 from gbdnn.files.tensors import read_tensors, write_tensors
 from gbdnn.pruning import Periodic, RigL, Sparsifier
 from gbdnn.training import SGD, Adam, AdamW, Constant, EarlyStopping
@@ -361,7 +362,7 @@ def test_threads_backend_and_epochs_may_change(tmp_path):
 def test_what_a_killed_process_left_is_removed(tmp_path):
     X, y = samples()
     trainer(tmp_path, callbacks=[stop_at(7)]).fit(classifier(), X, y)
-    left = tmp_path / ".step-000000000008.safetensors.123.0a1b2c3d.tmp"
+    left = tmp_path / f".step-000000000008.safetensors.gbdnn-{disk._host()}.123.0a1b2c3d.tmp"
     other = tmp_path / ".notes.tmp"
     for path in (left, other):
         path.write_bytes(b"half")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 from builders import ALL, THREADS
+from hypothesis import given
+from hypothesis import strategies as st
 from trainings import assert_same, classifier, digits, quick, some, state_of, stop_at
 
 from gbdnn import Linear, Network, ReLU
@@ -179,7 +182,7 @@ def test_equal_settings_equal_bits(backend):
 @pytest.mark.parametrize("name", ["static", "rigl"])
 def test_the_fused_backend_does_not_depend_on_threads(name, monkeypatch):
     monkeypatch.setattr("gbdnn.backends.elementwise.SMALL", 0)
-    monkeypatch.setattr("gbdnn.training.model.check_threads", lambda threads: threads)
+    monkeypatch.setattr("gbdnn.training.chain.check_threads", lambda threads: threads)
     X, y = digits()
     network = classifier(hidden=96, dropout=0.2)
     results = [
@@ -393,6 +396,45 @@ def test_min_delta_and_patience():
     assert rule.value({"loss": float("nan")}) == -np.inf
 
 
+@given(st.lists(st.integers(0, 8), max_size=30), st.integers(1, 4), st.integers(0, 3))
+def test_gain_of_an_epoch_beyond_the_best(losses, patience, delta):
+    """Against scikit-learn's rule written as it stands there: the loss falls by tol at least."""
+    rule = EarlyStopping(patience=patience, min_delta=delta, monitor="loss")
+    best, without, ends = np.inf, 0, 0
+    for loss in losses:
+        without = without + 1 if loss > best - delta or loss == best else 0
+        best = min(best, loss)
+        if without == patience:
+            without, ends = 0, ends + 1
+    assert rule.ends([{"loss": float(loss)} for loss in losses]) == ends
+    assert rule.ends([{"other": 1.0}]) == 0
+
+
+def test_the_best_epoch_is_kept_though_it_gains_little():
+    X, y = some()
+    rule = EarlyStopping(patience=4, min_delta=1e9, monitor="loss")
+    result = quick(early_stopping=rule, epochs=9).fit(classifier(), X, y)
+    longer = quick(epochs=5).fit(classifier(), X, y)
+    assert result.history["loss"] == longer.history["loss"]
+    assert int(np.argmin(result.history["loss"])) == 4
+    assert state_of(result.network) == state_of(longer.network)
+
+
+def test_a_falling_rate(tmp_path):
+    """Divided by 5 where the training would end, until it is 1e-6; the same from a checkpoint."""
+    X, y = some()
+    rule = EarlyStopping(patience=2, min_delta=1e9, monitor="loss", divide_rate=5)
+    settings = {"early_stopping": rule, "learning_rate": 1e-4, "checkpoint": tmp_path}
+    trainer = quick(epochs=50, **settings)
+    whole = dataclasses.replace(trainer, checkpoint=None).fit(classifier(), X, y)
+    rates = [1e-4] * 3 + [2e-5] * 2 + [4e-6] * 2 + [8e-7] * 2
+    np.testing.assert_allclose(whole.history["learning_rate"], rates)
+    assert whole.stopped == "early stopping"
+    quick(epochs=4, **settings).fit(classifier(), X, y)
+    result = trainer.fit(classifier(), X, y, resume=True)
+    assert state_of(result.network) == state_of(whole.network)
+
+
 def test_callbacks():
     X, y = some()
     events = []
@@ -458,15 +500,29 @@ def test_validation_is_the_weighted_mean(rng):
     np.testing.assert_allclose(record["validation_score"], weights @ (P.argmax(1) == y), rtol=1e-9)
 
 
-def test_the_bar_shows_epoch_and_loss(capsys):
+def test_progress_says_epoch_loss_and_score(capsys):
     X, y = some()
     quick(progress=True).fit(classifier(), X, y, validation=(X, y))
     shown = capsys.readouterr()
-    assert "epoch 2/2 loss" in shown.err
-    assert "score 0." in shown.err
-    assert "8/8" in shown.err
+    assert re.fullmatch(
+        r"epoch 2/2, loss \d\.\d+, validation score 0\.\d{4}, 100%, .* s\n", shown.err
+    )
     assert shown.out == ""
     quick(progress=True, epochs=1).fit(classifier(), iter([(X, y)]))  # of unknown length
-    assert "epoch 1/1 loss" in capsys.readouterr().err
+    assert re.fullmatch(r"epoch 1/1, loss [^%]* s\n", capsys.readouterr().err)
     quick().fit(classifier(), X, y)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_changes_no_bit(terminal, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR" if terminal else "NO_COLOR", "1")
+    monkeypatch.setattr("gbdnn.progress.SECONDS", 0)
+    monkeypatch.setattr("gbdnn.training.hooks.PERIOD", 0)
+    X, y = some()
+    loud = quick(progress=True, epochs=3).fit(classifier(), X, y, validation=(X, y))
+    assert ("\x1b" in capsys.readouterr().err) == terminal
+    silent = quick(epochs=3).fit(classifier(), X, y, validation=(X, y))
+    for name, weight in loud.network.weights.items():
+        assert weight.entries.tobytes() == silent.network.weights[name].entries.tobytes()
+    assert loud.history["validation_loss"] == silent.history["validation_loss"]

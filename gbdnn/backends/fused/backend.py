@@ -15,10 +15,14 @@ import numpy as np
 
 from gbdnn.backends.arrays import check_affine, check_tiles, check_values
 from gbdnn.backends.base import UNBOUNDED, Affine, Backend, Bounds
-from gbdnn.backends.fused import columns, gradients, kernels
+from gbdnn.backends.fused import columns, gradients, interpreter, kernels, through
+from gbdnn.backends.fused.cells import recurrence, together
 from gbdnn.backends.fused.groups import Grouped, Piece, is_wide
+from gbdnn.backends.fused.integers.packed import prepared
 from gbdnn.backends.fused.program import FusedProgram
 from gbdnn.backends.fused.weight import FusedWeight
+from gbdnn.backends.integers import IntegerForm
+from gbdnn.backends.recurrences import Scan, ScanGrad
 from gbdnn.backends.workers import share
 from gbdnn.types import Array
 
@@ -26,6 +30,7 @@ __all__ = ["FusedBackend", "FusedWeight"]
 
 SMALL = 1 << 22  # edges x columns below which a second thread costs more than it gives (150 us)
 LATENCY = 16  # columns that one column costs as much as: indices and values are read for each
+FEW = 16  # columns of time steps up to which a strip of 64 would be mostly zeros
 PIECES = 3  # ranges of rows for each thread: who is disturbed takes fewer
 TILE = 1 << 19  # bytes of Y that stay in the second cache while W streams by
 
@@ -39,11 +44,13 @@ class FusedBackend(Backend):
     """
 
     name = "fused"
+    computes_sparse_first = True
     forms = {"csr": FusedWeight, "dense": FusedWeight}  # noqa: RUF012
+    integers = staticmethod(prepared)
 
     def affine(
         self,
-        w: FusedWeight,
+        w: FusedWeight | IntegerForm,
         Y: Array,
         bias: Array | None,
         out: Array,
@@ -57,6 +64,9 @@ class FusedBackend(Backend):
         Bounds cost nothing. Any width is right; a 64-byte aligned Y is twice as fast. Threads are
         used where there is enough work.
         """
+        if isinstance(w, IntegerForm):
+            w.affine(Y, bias, out, clamp=clamp, accumulate=accumulate, threads=threads)
+            return
         check_affine(w, Y, bias, out)
         form = w.rows
         if form.blocks is not None:
@@ -83,6 +93,35 @@ class FusedBackend(Backend):
             return
         _over_rows(w.rows, w.edges, Y, threads, _weight_grad, dZ, Y, out)
 
+    def over_time(
+        self, w: FusedWeight | IntegerForm, Y: Array, bias: Array | None, out: Array,
+        threads: int = 1,
+    ) -> None:  # fmt: skip
+        """Compute out = W Y + b with time steps side by side; see `Backend.over_time`.
+
+        Weights that are more than half full go tile by tile.
+        """
+        check_affine(w, Y, bias, out)
+        matrix = w.matrix(1) if isinstance(w, FusedWeight) else None
+        columns = Y.shape[0] * Y.shape[2]
+        if columns == 0 or together.whole_strips(Y) or (matrix is None and not _whole_numbers(w)):
+            self.affine(w, Y, bias, out, threads=threads)
+        elif matrix is not None and columns <= FEW:
+            together.few_columns(matrix, Y, bias, out)
+        elif Y.shape[0] == 1 and matrix is None:
+            self.affine(w, Y, bias, out, threads=threads)
+        else:
+            compute = lambda y, z, threads: self.affine(w, y, bias, z, threads=threads)  # noqa: E731
+            together.by_strips(Y, out, compute, threads)
+
+    def scan(self, given: Scan, threads: int = 1) -> bool:
+        """Compute all time steps in one compiled call; see `recurrence.scan`."""
+        return recurrence.scan(given, threads)
+
+    def scan_grad(self, given: ScanGrad, threads: int = 1) -> bool:
+        """Go back in one compiled call where weights are sparse; see `recurrence.scan_grad`."""
+        return recurrence.scan_grad(given, threads)
+
     def width(self, features: int, dtype: np.dtype[Any], batch: int | None = None) -> int:
         """Return the fastest number of columns of a tile.
 
@@ -105,8 +144,16 @@ class FusedBackend(Backend):
 
     def program(self, affines: Sequence[Affine]) -> FusedProgram | None:
         """Return affine maps of one dtype as one call for small batches."""
+        if not all(hasattr(affine.weight, "record") for affine in affines):
+            return None
         same = len({affine.weight.dtype for affine in affines}) == 1
         return FusedProgram(affines) if same else None
+
+    def warm_up(self, dtype: np.dtype[Any]) -> None:
+        """Load or compile what takes tiles through programs and drops columns."""
+        interpreter.layer_kernel(dtype, np.dtype(np.uint16))  # of layers up to 65,536 wide
+        through.loaded()
+        through.dropping(dtype)
 
     def constant_columns(self, Y: Array) -> Array:
         """Return for each column of Y whether all its values are equal; NaN equals nothing."""
@@ -116,6 +163,11 @@ class FusedBackend(Backend):
     def pack_columns(self, Y: Array, chosen: Array, out: Array) -> None:
         """Copy columns `chosen` of Y to the front of `out`, and fill its others with zeros."""
         columns.pack(Y, chosen, out)
+
+
+def _whole_numbers(w: Any) -> bool:
+    """True for weights whose sums are exact, in whatever order they are taken."""
+    return isinstance(w, IntegerForm)
 
 
 def _product(

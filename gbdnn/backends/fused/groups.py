@@ -16,6 +16,7 @@ import numpy as np
 from gbdnn.backends.fused.kernels import FROM_BIAS, FROM_OUT, GROUP, HEADER, widest_strip
 from gbdnn.types import Array
 from gbdnn.weights import CSR
+from gbdnn.weights.equal import equal_rows
 from gbdnn.weights.patterns import ranges
 
 __all__ = [
@@ -142,7 +143,7 @@ def group_rows(weight: CSR) -> Grouped:
     indptr = weight.indptr.astype(np.int64)
     lengths, begin = np.diff(indptr), indptr[:-1]
     rows = np.arange(len(lengths))
-    leader = _leaders(*_by_pattern(weight))
+    leader = equal_rows(weight)
     blocks = _blocks(weight, indptr) if _blocks_pay(weight, leader, lengths) else None
     if (leader == rows).all():
         return ungrouped(indptr, weight.indices, weight.values, weight.shape[1], blocks)
@@ -193,38 +194,6 @@ def _blocks(weight: CSR, indptr: Array) -> Grouped:
         stored += len(chosen)
     indices = weight.indices[np.concatenate(order)].astype(_index_dtype(columns))
     return Grouped(indices, tuple(parts))
-
-
-def _by_pattern(weight: CSR) -> tuple[Array, Array]:
-    """Return an order with equal patterns side by side, and whether a row equals the one before."""
-    indptr = weight.indptr.astype(np.int64)
-    lengths = np.diff(indptr)
-    # The sum of random words, one per column, tells patterns apart; what looks equal is compared.
-    words = np.random.default_rng(0).integers(0, 2**63, weight.shape[1], dtype=np.uint64)
-    total = np.zeros(weight.nnz + 1, np.uint64)
-    np.cumsum(words[weight.indices[: weight.nnz]], out=total[1:])
-    key = total[indptr[1:]] - total[indptr[:-1]]
-    order = np.lexsort((key, lengths))
-    above, below = order[:-1], order[1:]
-    same = np.zeros(len(order), bool)
-    same[1:] = (key[above] == key[below]) & (lengths[above] == lengths[below])
-    suspects = np.flatnonzero(same)
-    first, second = order[suspects - 1], order[suspects]
-    differs = (
-        weight.indices[ranges(indptr[first], lengths[first])]
-        != weight.indices[ranges(indptr[second], lengths[second])]
-    )
-    row_of = np.repeat(suspects, lengths[second])
-    same[row_of[differs]] = False
-    return order, same
-
-
-def _leaders(order: Array, same: Array) -> Array:
-    """Return for each row the first row with its pattern (lexsort is stable, so `order` is too)."""
-    opens = np.flatnonzero(~same)
-    leader = np.empty(len(order), np.int64)
-    leader[order] = np.repeat(order[opens], np.diff(np.append(opens, len(order))))
-    return leader
 
 
 def _parts(

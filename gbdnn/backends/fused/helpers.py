@@ -29,13 +29,14 @@ import numpy as np
 from numba import carray, int64, njit
 
 from gbdnn.backends.base import aligned_empty
-from gbdnn.backends.fused.compilation import compiling, jit
+from gbdnn.backends.fused.compilation import compiled, jit
 from gbdnn.backends.fused.instructions import add, call, fetch, pause, pointer, put
 from gbdnn.types import Array
 
 __all__ = [
-    "BAD", "BLOCKS", "FUNCTION", "PARTS", "PHASES", "WORDS", "YIELD", "address_of", "finished",
-    "inner", "load_functions", "run", "take", "wait_for_phase", "words_of",
+    "AFTER", "BAD", "BLOCKS", "FUNCTION", "PARTS", "PHASES", "WORDS", "YIELD", "Comparison",
+    "address_of", "finished", "inner", "load_functions", "run", "take", "wait_for_phase",
+    "words_of",
 ]  # fmt: skip
 
 FUNCTION = 0  # address of `void participate(job, me)`
@@ -43,12 +44,16 @@ PHASES = 1
 BLOCKS = 2  # in each phase
 PARTS = 3  # participants, the caller included
 YIELD = 4  # address of a function that lets other threads run
+AFTER = 5  # 1 if who finishes a phase's last block does something more before the next phase
 BAD = 40  # not zero: blocks are only counted from now on; on a line of its own
 WORDS = 48  # before the counters
 LINE = 8  # words
 SPINS = 500  # looks before a waiting thread lets others run
 AWAKE = 300e-6  # seconds that a helper watches for the next job
 LONG = 150e-6  # seconds of a job for which a sleeping helper is woken at once
+ROUND, SETTLING = 8, 3  # calls of a round of `Comparison`, and how many of them do not count
+PROBE, FIRST = 32, 4  # rounds
+CLEAR = 0.75  # of the time that a job takes alone: with helpers it is half of it, or less
 # A helper's words: the job (low six bits: a running number), the job it is in, whether it sleeps
 JOB, INSIDE, ASLEEP = 0, LINE, LINE + 1
 SLOT = 2 * LINE
@@ -93,16 +98,19 @@ def take(job, phase, me):
 
 @inner
 def finished(job, phase, count):
-    """Say that `count` blocks are done."""
-    add(_counter(job, phase, carray(pointer(job), WORDS, int64)[PARTS]), count)
+    """Say that `count` blocks are done; return how many are so far.
+
+    With AFTER, who finishes the last block adds one more when the phase is done.
+    """
+    return add(_counter(job, phase, carray(pointer(job), WORDS, int64)[PARTS]), count) + count
 
 
 @inner
 def wait_for_phase(job, phase):
-    """Wait for the blocks that others have taken."""
+    """Wait for the blocks that others have taken, and for what comes after them."""
     word = carray(pointer(job), WORDS, int64)
     done, spins = _counter(job, phase, word[PARTS]), 0
-    while fetch(done) < word[BLOCKS]:
+    while fetch(done) < word[BLOCKS] + word[AFTER]:
         pause()
         spins += 1
         if spins > SPINS:  # its core may be taken from it, or be this one
@@ -128,7 +136,11 @@ def _run_job(job, slots):
     for helper in range(parts - 1):
         slot = slots + 8 * SLOT * helper
         put(slot + 8 * JOB, 0)
-        if fetch(slot + 8 * INSIDE) == job:
+        looks = 0
+        while fetch(slot + 8 * INSIDE) == job and looks < SPINS:  # mostly it is on its way out
+            pause()
+            looks += 1
+        if looks == SPINS:
             inside = 2
     return inside + (fetch(job + 8 * BAD) != 0)
 
@@ -198,6 +210,38 @@ class _Helper:
             self.wakes.release()
 
 
+class Comparison:
+    """Which is faster for a job that runs again and again: with helpers, or alone.
+
+    On a core that another program uses, or whose time the host gives to others, helpers cost more
+    than they give. So calls are timed in rounds of ROUND, and every PROBE rounds, from the FIRST
+    one on, there is one of the other kind; but none alone as long as helpers clearly help.
+
+    Attributes
+    ----------
+    helped : bool
+        Whether the next call should be with helpers.
+    """
+
+    def __init__(self) -> None:
+        self.helped = True
+        self._rounds = 0
+        self._times: list[float] = []
+        self._medians = {True: np.inf, False: np.inf}
+
+    def add(self, seconds: float, expected: float) -> None:
+        """Take note of the last call, which was as `helped` says; alone one was `expected`."""
+        self._times.append(seconds)
+        if len(self._times) >= ROUND:  # more by a thread that came in between
+            settled = sorted(self._times[SETTLING:])
+            self._medians[self.helped] = settled[len(settled) // 2]
+            self._times.clear()
+            self._rounds += 1
+            better = self._medians[True] <= self._medians[False]
+            doubt = not better or self._medians[True] > CLEAR * expected
+            self.helped = not better if doubt and self._rounds % PROBE == FIRST else better
+
+
 class _Helpers:
     """All helper threads of the process. One caller at a time has them; others work alone."""
 
@@ -235,7 +279,9 @@ class _Helpers:
 _helpers = _Helpers()
 
 
-def run(job: Array, address: int, parts: int, seconds: float, keep: Any) -> tuple[bool, bool]:
+def run(
+    job: Array, address: int, parts: int, seconds: float, keep: Any, comparison: Comparison
+) -> tuple[bool, bool]:
     """Run a job with up to parts - 1 helpers; return (it is bad, its memory may be used again).
 
     Parameters
@@ -251,11 +297,14 @@ def run(job: Array, address: int, parts: int, seconds: float, keep: Any) -> tupl
     keep : object
         Kept alive as long as a helper may still read the job. Such a helper, one that lost its core
         in the wrong moment, does not touch anything but the job's words.
+    comparison : Comparison
+        Of earlier calls of this kind.
     """
     helpers = _helpers
     job[YIELD] = _yield_address()
-    parts = min(parts, MOST)
-    if parts > 1 and helpers.lock.acquire(False):
+    parts, helped = min(parts, MOST), comparison.helped
+    begin = time.perf_counter()
+    if parts > 1 and helped and helpers.lock.acquire(False):
         try:
             job[PARTS] = parts
             result = helpers.run(address, parts, seconds, keep)
@@ -264,14 +313,19 @@ def run(job: Array, address: int, parts: int, seconds: float, keep: Any) -> tupl
     else:
         job[PARTS] = 1
         result = int(_run_job(address, 0))
+    if parts > 1 and (job[PARTS] > 1) == helped:  # else another caller had the helpers
+        comparison.add(time.perf_counter() - begin, seconds)
     return bool(result & 1), not result & 2
 
 
 def load_functions() -> None:
     """Load the compiled functions from the disk cache, or compile them."""
-    with compiling():
+
+    def make() -> None:
         for function, parameters in ((_run_job, 2), (_watch, 3), (_look, 2)):
             function.compile((int64,) * parameters)
+
+    compiled(make)
 
 
 @cache

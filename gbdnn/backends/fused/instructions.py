@@ -11,6 +11,10 @@ from __future__ import annotations
 
 import platform
 import sys
+import zlib
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import llvmlite.binding
@@ -19,11 +23,12 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from gbdnn.backends.fused.compilation import c_function
 from gbdnn.backends.fused.kernels import WORD, multiply_add, word
 
 __all__ = [
-    "add", "align_code", "call", "dot", "dot_four", "fetch", "load", "pause", "pointer", "put",
-    "store", "transpose_square",
+    "add", "align_code", "call", "code_stamp", "compiled_address", "dot", "dot_four", "fetch",
+    "load", "pause", "pointer", "put", "store", "transpose_square",
 ]  # fmt: skip
 
 llvmlite.binding.initialize_native_asmparser()  # for `align_code`
@@ -322,3 +327,26 @@ def _swapped(builder: Any, upper: Any, lower: Any, step: int, side: int) -> tupl
         builder.shuffle_vector(upper, lower, ir.Constant(lanes, first)),
         builder.shuffle_vector(upper, lower, ir.Constant(lanes, second)),
     )
+
+
+def compiled_address(signature: str, function: Any) -> int:
+    """Return the address of a function compiled as a C function, which is kept for good."""
+    made = c_function(signature, function)
+    _kept.append(made)
+    return made.address or 0
+
+
+_kept: list[Any] = []
+
+
+@cache
+def code_stamp() -> int:
+    """Return a number of the sources that the machine code comes from.
+
+    numba's cache on disk looks at a function's file and at what it encloses, not at other files.
+    """
+    sources = b""
+    with suppress(OSError):
+        for path in sorted(Path(__file__).parent.rglob("*.py")):
+            sources += path.read_bytes()
+    return zlib.crc32(sources)

@@ -10,18 +10,16 @@ program, which `program` writes; it has checked every shape.
 
 from __future__ import annotations
 
-import zlib
-from contextlib import suppress
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numba import carray, cfunc, float64, from_dtype, int64, types, uint32, uint64
+from numba import carray, float64, from_dtype, int64, types, uint32, uint64
 
-from gbdnn.backends.fused import compilation, helpers, instructions, kernels
-from gbdnn.backends.fused.compilation import compiling, jit
+from gbdnn.backends.fused import compilation, helpers
+from gbdnn.backends.fused.compilation import jit
 from gbdnn.backends.fused.helpers import (
+    AFTER,
     BAD,
     BLOCKS,
     PHASES,
@@ -34,6 +32,8 @@ from gbdnn.backends.fused.helpers import (
 from gbdnn.backends.fused.instructions import (
     align_code,
     call,
+    code_stamp,
+    compiled_address,
     dot,
     dot_four,
     fetch,
@@ -41,15 +41,40 @@ from gbdnn.backends.fused.instructions import (
     pointer,
     put,
     store,
-    transpose_square,
 )
 from gbdnn.backends.fused.kernels import GROUP, HEADER, product
+from gbdnn.backends.fused.through import (
+    BACK,
+    COUNT,
+    EDGES,
+    FINALS,
+    FRONT,
+    IDLE,
+    IDS,
+    PROGRAM,
+    SECTION,
+    SIDE,
+    START,
+    STATE,
+    TOTAL,
+    WIDTH,
+    compute,
+    computed,
+    restart,
+    section,
+    sections,
+    through,
+)
+from gbdnn.backends.fused.transposition import copy_rows, transpose
 
 # Words of a job, after those of `helpers`. "Source" and "target" are the caller's arrays; a row is
-# a feature, a column is a sample, as in Y.
-(PROGRAM, LAYERS, IN, OUT, TILED, SOURCE, SOURCE_ROW, SOURCE_COLUMN, TARGET, TARGET_ROW,
- TARGET_COLUMN, COUNT, WIDTH, LANES, BUFFERS, BUFFER_BYTES, LOADS, CHECK, IN_PLACE,
- OUT_PLACE) = range(8, 28)  # fmt: skip
+# a feature, a column is a sample, as in Y. STATES is the address of STATE_COUNT states (see
+# `through`), one after the other; of a TILED job one for each participant.
+(LAYERS, IN, OUT, TILED, SAMPLES, SOURCE, SOURCE_ROW, SOURCE_COLUMN, TARGET, TARGET_ROW,
+ TARGET_COLUMN, STATES, STATE_COUNT, LOADS, CHECK, IN_PLACE, OUT_PLACE,
+ ENTRY) = range(8, 26)  # fmt: skip
+# ENTRY is the address of `void entry(record, first, last, source, row, column, samples, columns,
+# y)`, which brings features to the first layer in the layer's own form, or 0.
 # A program begins with the place of each layer's record. A record begins with the address of the
 # layer's kernel, `void kernel(record, block, y, out, columns)`, which alone reads the rest. Words
 # of a `FusedWeight`, then come its parts:
@@ -79,70 +104,74 @@ def participate(job, me, real):
                 else:
                     _rows(job, phase, block, real)
             done += 1
-        if done:
-            finished(job, phase, done)
+        if done and finished(job, phase, done) == word[BLOCKS] and word[AFTER]:
+            if fetch(job + 8 * BAD) == 0:
+                _computed(job, phase)
+            finished(job, phase, 1)
         wait_for_phase(job, phase)
         if fetch(job + 8 * BAD):
             break
 
 
 @inner
+def _state(job, number):
+    """Return a state of a job, as words."""
+    states = carray(pointer(job), WORDS, int64)[STATES]
+    return carray(pointer(states + 8 * STATE * number), STATE, int64)
+
+
+@inner
 def _rows(job, phase, block, real):
-    """Do one block of one phase of a job by rows."""
+    """Do one block of one phase of a job."""
     word = carray(pointer(job), WORDS, int64)
-    count, layers, number = word[COUNT], word[LAYERS], phase - word[LOADS]
-    columns = _padded(count, word[LANES])
-    if number < 0:
-        first, last = _range(word[IN], block, word[BLOCKS])
-        _load(job, first, last, 0, count, columns, word[BUFFERS], real)
-    elif number < layers:
-        y = word[BUFFERS] + (number & 1) * word[BUFFER_BYTES]
-        out = word[BUFFERS] + (1 - (number & 1)) * word[BUFFER_BYTES]
-        if number == 0 and word[IN_PLACE]:
-            y = word[SOURCE]
-        if number == layers - 1 and word[OUT_PLACE]:
-            out = word[TARGET]
-        _compute(word[PROGRAM], number, block, y, out, columns)
-    else:
-        first, last = _range(word[OUT], block, word[BLOCKS])
-        y = word[BUFFERS] + (layers & 1) * word[BUFFER_BYTES]
-        _store(job, first, last, 0, count, columns, y, real)
+    layers, number = word[LAYERS], phase - word[LOADS]
+    for k in range(word[STATE_COUNT]):
+        state = _state(job, k)
+        y, out = (state[BACK], state[FRONT]) if number & 1 else (state[FRONT], state[BACK])
+        if number < 0:
+            first, last = _range(word[IN], block, word[BLOCKS])
+            _load(job, first, last, state, out, real)
+        elif number < layers:
+            if number == 0 and word[IN_PLACE]:
+                y = word[SOURCE]
+            if number == layers - 1 and word[OUT_PLACE]:
+                out = word[TARGET]
+            compute(state, number, block, y, out)
+        else:
+            first, last = _range(word[OUT], block, word[BLOCKS])
+            _store(job, first, last, state, y, real)
+
+
+@inner
+def _computed(job, phase):
+    """Count the layer that was just computed, and leave final columns out."""
+    word = carray(pointer(job), WORDS, int64)
+    number = phase - word[LOADS]
+    if 0 <= number < word[LAYERS]:
+        for k in range(word[STATE_COUNT]):
+            state = _state(job, k)
+            y = state[FRONT] if number & 1 else state[BACK]
+            computed(word[STATES] + 8 * STATE * k, number, y, False)
 
 
 @inner
 def _tile(job, block, me, real):
     """Take one tile through all layers."""
     word = carray(pointer(job), WORDS, int64)
-    left = block * word[WIDTH]
-    right = min(left + word[WIDTH], word[COUNT])
-    columns, layers = _padded(right - left, word[LANES]), word[LAYERS]
-    front = word[BUFFERS] + 2 * me * word[BUFFER_BYTES]
-    back = front + word[BUFFER_BYTES]
-    _load(job, 0, word[IN], left, right, columns, front, real)
-    if fetch(job + 8 * BAD):
-        return
-    for number in range(layers):
-        _compute(word[PROGRAM], number, 0, front, back, columns)
-        front, back = back, front
-    _store(job, 0, word[OUT], left, right, columns, front, real)
-
-
-@inner
-def _compute(program, number, block, y, out, columns):
-    """Compute a block of rows of a layer, from address `y` to address `out`."""
-    record = program + 8 * load(program + 8 * number, int64)
-    call(load(record + 8 * KERNEL, int64), (record, block, y, out, columns))
+    state = _state(job, me)
+    state[START] = block * state[WIDTH]
+    state[TOTAL] = min(state[WIDTH], word[SAMPLES] - state[START])
+    restart(state)
+    _load(job, 0, word[IN], state, state[FRONT], real)
+    if fetch(job + 8 * BAD) == 0:
+        through(word[STATES] + 8 * STATE * me)
+        _store(job, 0, word[OUT], state, state[BACK] if state[SIDE] else state[FRONT], real)
 
 
 @inner
 def _size(kind):
     """Return the bytes of a number."""
     return np.int64(carray(pointer(0), 1, kind).itemsize)
-
-
-@inner
-def _padded(width, lanes):
-    return (width + lanes - 1) // lanes * lanes
 
 
 @inner
@@ -219,70 +248,67 @@ def _clamped(value, low, high):
 
 
 @inner
-def _load(job, first, last, left, right, columns, y, real):
-    """Bring features first...last-1 of samples left...right-1 into the tile at `y`."""
+def _load(job, first, last, state, y, real):
+    """Bring features first...last-1 of a state's samples to the sections at `y`."""
     word = carray(pointer(job), WORDS, int64)
-    size = _size(real)
+    size, features = _size(real), last - first
     row, column = word[SOURCE_ROW], word[SOURCE_COLUMN]
-    source = word[SOURCE] + first * row + left * column
-    target, pitch = y + first * columns * size, columns * size
-    features, samples = last - first, right - left
-    if word[CHECK]:
+    for k in range(sections(state, state[TOTAL])):
+        samples, columns = section(state, state[TOTAL], k)
+        source = word[SOURCE] + first * row + (state[START] + k * state[WIDTH]) * column
+        pitch = columns * size
+        target = y + k * state[SECTION] + first * pitch
+        if word[CHECK]:
+            if row == size:
+                clean = _finite(source, column, samples, features, real)
+            else:
+                clean = _finite(source, row, features, samples, real)
+            if not clean:
+                put(job + 8 * BAD, 1)
+                return
+        if word[ENTRY]:
+            record = state[PROGRAM] + 8 * load(state[PROGRAM], int64)
+            call(word[ENTRY], (record, first, last, source, row, column, samples, columns,
+                               y + k * state[SECTION]))  # fmt: skip
+            continue
         if row == size:
-            clean = _finite(source, column, samples, features, real)
+            transpose(source, column, target, pitch, samples, features, real)
         else:
-            clean = _finite(source, row, features, samples, real)
-        if not clean:
-            put(job + 8 * BAD, 1)
-            return
-    if row == size:
-        _transpose(source, column, target, pitch, samples, features, real)
-    else:
-        _copy(source, row, target, pitch, features, samples, real)
-    if samples < columns:
-        for feature in range(features):
-            rest = carray(pointer(target + feature * pitch), columns, real)
-            for k in range(samples, columns):
-                rest[k] = 0
+            copy_rows(source, row, target, pitch, features, samples, real)
+        if samples < columns:
+            for feature in range(features):
+                rest = carray(pointer(target + feature * pitch), columns, real)
+                for j in range(samples, columns):
+                    rest[j] = 0
 
 
 @inner
-def _store(job, first, last, left, right, columns, y, real):
-    """Bring features first...last-1 of the tile at `y` to samples left...right-1."""
+def _store(job, first, last, state, y, real):
+    """Bring features first...last-1 of the sections at `y` to a state's samples."""
     word = carray(pointer(job), WORDS, int64)
-    size = _size(real)
+    size, features = _size(real), last - first
     row, column = word[TARGET_ROW], word[TARGET_COLUMN]
-    target = word[TARGET] + first * row + left * column
-    source, pitch = y + first * columns * size, columns * size
-    if row == size:
-        _transpose(source, pitch, target, column, last - first, right - left, real)
-    else:
-        _copy(source, pitch, target, row, last - first, right - left, real)
-
-
-@inner
-def _copy(source, source_pitch, target, target_pitch, rows, columns, real):
-    for i in range(rows):
-        given = carray(pointer(source + i * source_pitch), columns, real)
-        taken = carray(pointer(target + i * target_pitch), columns, real)
-        for j in range(columns):
-            taken[j] = given[j]
-
-
-@inner
-def _transpose(source, source_pitch, target, target_pitch, rows, columns, real):
-    """Write the rows of `source` as columns of `target`, square by square, then the edges."""
-    size = _size(real)
-    side = 64 // size
-    whole_rows, whole_columns = rows // side * side, columns // side * side
-    for i in range(0, whole_rows, side):
-        for j in range(0, whole_columns, side):
-            transpose_square(source + i * source_pitch + j * size, source_pitch,
-                             target + j * target_pitch + i * size, target_pitch, real)  # fmt: skip
-    for i in range(rows):
-        given = carray(pointer(source + i * source_pitch), columns, real)
-        for j in range(whole_columns if i < whole_rows else 0, columns):
-            carray(pointer(target + j * target_pitch), rows, real)[i] = given[j]
+    target, count = word[TARGET] + first * row, state[COUNT]
+    for k in range(sections(state, count)):
+        used, columns = section(state, count, k)
+        source, pitch = y + k * state[SECTION] + first * columns * size, columns * size
+        if count < state[TOTAL]:
+            ids = carray(pointer(state[IDS]), count, int64)[k * state[WIDTH] :]
+            for j in range(used):
+                for i in range(features):
+                    place = target + ids[j] * column + i * row
+                    store(place, load(source + i * pitch + j * size, real))
+            continue
+        place = target + (state[START] + k * state[WIDTH]) * column
+        if row == size:
+            transpose(source, pitch, place, column, features, used, real)
+        else:
+            copy_rows(source, pitch, place, row, features, used, real)
+    ids = carray(pointer(state[IDS]), state[TOTAL], int64)
+    values = carray(pointer(state[FINALS]), state[TOTAL], float64)
+    for j in range(count, state[TOTAL]):  # final columns
+        for i in range(features):
+            store(target + ids[j] * column + i * row, real(values[j]))
 
 
 @inner
@@ -307,24 +333,27 @@ def _finite(source, pitch, rows, columns, real):
 
 
 @jit
-def set_addresses(job, source, target):
-    """Say where the caller's arrays lie; asking numpy takes 1 us for each."""
+def begin(job, source, target):
+    """Say where the caller's arrays lie (asking numpy takes 1 us for each); reset the states."""
     word = carray(pointer(job), WORDS, int64)
     word[SOURCE], word[TARGET] = source.ctypes.data, target.ctypes.data
+    for k in range(word[STATE_COUNT]):
+        restart(_state(job, k))
+        _state(job, k)[EDGES] = _state(job, k)[IDLE] = 0
 
 
 @cache
 def participant(real: Any) -> int:
     """Return the address of `participate` for a real dtype, and load what it works with."""
-    reals, stamp = from_dtype(real), _stamp()
+    reals, stamp = from_dtype(real), code_stamp()
     kind = types.Array(reals, 2, "A", readonly=True)  # arrays of any layout
 
     def enter(job, me):
         participate(job, me + 0 * stamp, reals)
 
     helpers.load_functions()
-    compilation.load(set_addresses, int64, kind, kind)
-    return _address("void(int64, int64)", enter)
+    compilation.load(begin, int64, kind, kind)
+    return compiled_address("void(int64, int64)", enter)
 
 
 @cache
@@ -334,32 +363,9 @@ def layer_kernel(real: Any, index: Any) -> int:
     A function of its own: numba optimises what a function calls again and again, caller by caller,
     and the kernels take seconds. `participate` only knows their addresses.
     """
-    reals, indices, stamp = from_dtype(real), from_dtype(index), _stamp()
+    reals, indices, stamp = from_dtype(real), from_dtype(index), code_stamp()
 
     def kernel(record, block, y, out, columns):
         _layer(record, block + 0 * stamp, y, out, columns, reals, indices)
 
-    return _address("void(int64, int64, int64, int64, int64)", kernel)
-
-
-def _address(signature: str, function: Any) -> int:
-    """Return the address of a function compiled as a C function, which is kept for good."""
-    with compiling():
-        made = cfunc(signature, cache=True)(function)
-    _kept.append(made)
-    return made.address or 0
-
-
-_kept: list[Any] = []
-
-
-def _stamp() -> int:
-    """Return a number of the sources that the machine code comes from.
-
-    numba's cache on disk looks at this file and at what a function encloses, not at other files.
-    """
-    sources = b""
-    with suppress(OSError):
-        for module in (helpers, kernels, instructions):
-            sources += Path(str(module.__file__)).read_bytes()
-    return zlib.crc32(sources)
+    return compiled_address("void(int64, int64, int64, int64, int64)", kernel)

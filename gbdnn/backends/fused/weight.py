@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,8 +25,12 @@ from gbdnn.backends.workers import share
 from gbdnn.types import Array
 from gbdnn.weights import Weight
 
+if TYPE_CHECKING:
+    from gbdnn.backends.fused.cells.matrix import Matrix
+
 __all__ = ["FusedWeight"]
 
+SHORT = 1 << 14  # entries of a product that takes less time than a call from Python
 SMALL = 1 << 16  # entries below which a second thread does not help to refresh W^T
 
 
@@ -52,6 +56,8 @@ class FusedWeight(Prepared):
     def __init__(self, weight: Weight, trained: bool) -> None:
         self.shape = (int(weight.shape[0]), int(weight.shape[1]))
         self.dtype, self.edges, self.trained = weight.dtype, weight.nnz, trained
+        self._weight = None if trained else weight
+        self._matrices: dict[tuple[int, bool], Matrix] = {}
         if trained:
             self._prepare_training(weight)
         elif weight.form == "dense":
@@ -97,6 +103,14 @@ class FusedWeight(Prepared):
             gradients.scatter(indices, self.values, first, last, start.copy(), out)
 
         share(run, self._pieces(pieces), pieces)
+        for matrix in self._matrices.values():
+            matrix.refresh(self.values)
+
+    def read(self, values: Array) -> None:
+        """Compute with `values` from now on: the memory of somebody else, not copied; O(rows)."""
+        self.values, self.pattern = values, self.pattern.with_entries(values)
+        self._matrices.clear()
+        self.rows = ungrouped(self.pattern.indptr, self.rows.indices, values, self.shape[1])
 
     def _pieces(self, count: int) -> list[tuple[int, int, Array]]:
         """Return ranges of W's entries, and for each column of W the place of its first entry."""
@@ -107,6 +121,42 @@ class FusedWeight(Prepared):
                 found.append((int(first), int(last), _places(self.transposed, piece.first)))
             self._starts[count] = found
         return self._starts[count]
+
+    # -- loops over time ---------------------------------------------------------------------------
+
+    def matrix(self, gates: int, *, across: bool = False) -> Matrix | None:
+        """Return this weight, or with `across` W^T in training, for compiled loops over time.
+
+        Made when it is first asked for. None: too dense, too wide. Where most places of a large
+        weight are stored, rows with the same columns side by side are faster.
+
+        Parameters
+        ----------
+        gates : int
+            Rows of a cell; 1 where rows are nothing but rows.
+        """
+        rows, columns = self.shape
+        dense = 2 * self.edges > rows * columns and self.edges > SHORT
+        if dense or max(rows, columns) > 1 << 16:
+            return None
+        if (gates, across) not in self._matrices:
+            self._matrices[gates, across] = self._new_matrix(gates, across)
+        return self._matrices[gates, across]
+
+    def _new_matrix(self, gates: int, across: bool) -> Matrix:
+        import scipy.sparse as sp
+
+        from gbdnn.backends.fused.cells.matrix import Matrix
+
+        pattern = self.pattern if self._weight is None else self._weight.plain().pattern()
+        values = self.values if self.trained else pattern.full_values
+        indptr, indices, order = pattern.indptr, pattern.indices, np.arange(self.edges)
+        rows, columns = self.shape
+        if across:
+            flipped = sp.csr_array((order, indices, indptr), shape=self.shape).tocsc()
+            indptr, indices, order = flipped.indptr, flipped.indices, flipped.data
+            columns = rows
+        return Matrix(indptr, indices, values, order, gates, columns)
 
     # -- programs ----------------------------------------------------------------------------------
 

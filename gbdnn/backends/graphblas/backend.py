@@ -38,13 +38,24 @@ from gbdnn.backends.arrays import (
     owned,
 )
 from gbdnn.backends.base import Backend, Bounds, Prepared
+from gbdnn.backends.graphblas.freeing import free_apart
+from gbdnn.backends.integers import IntegerForm, by_groups
 from gbdnn.errors import BackendError
 from gbdnn.types import Array
-from gbdnn.weights import CSR, Dense, as_csr
+from gbdnn.weights import CSR, Dense, Integers, as_csr
 from gbdnn.weights.graphblas import graphblas, is_blocking, usable_threads
 from gbdnn.weights.patterns import transpose
 
-__all__ = ["GraphBLASBackend", "GraphBLASForm", "failure", "multiply", "shared_with_graphblas"]
+__all__ = [
+    "GraphBLASBackend",
+    "GraphBLASForm",
+    "failure",
+    "multiply",
+    "pinned_sparse",
+    "release",
+    "shared_with_graphblas",
+    "suitesparse",
+]
 
 
 class GraphBLASForm(Prepared):
@@ -71,6 +82,7 @@ class GraphBLASForm(Prepared):
         else:
             self._nbytes = _matrix_bytes(weight)
         self.matrix = _matrix(weight)
+        free_apart(self, self.matrix, *([self.transposed] if trained else []))
 
     @property
     def nbytes(self) -> int:
@@ -88,16 +100,48 @@ def _from_dense(weight: Dense, trained: bool) -> GraphBLASForm:
     return GraphBLASForm(weight.pattern() if trained else as_csr(weight.values), trained)
 
 
+class GraphBLASIntegers(IntegerForm):
+    """Codes as INT32 matrices, one for each group of columns.
+
+    INT8 would overflow without a word, whatever the type of the result, and run generic kernels.
+
+    Attributes
+    ----------
+    matrices : list of graphblas.Matrix
+    """
+
+    def __init__(self, weight: Integers) -> None:
+        pattern, codes = weight.pattern(), weight.codes
+        super().__init__(weight, pattern, codes)
+        parts = by_groups(pattern, codes.astype(self.sum_type), self.scales.shape[1])
+        made = [part.with_entries(values) for part, values in parts]
+        self.matrices = [_matrix(part) for part in made]
+        free_apart(self, *self.matrices)
+        self._nbytes = int(sum(map(_matrix_bytes, made)) + self.scales.nbytes)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the matrices and the scales."""
+        return self._nbytes
+
+    def sums(self, group: int, X: Array) -> Array:
+        """Return W (+.x) X on plus_times[INT32]."""
+        sums = np.zeros((self.shape[0], X.shape[1]), self.sum_type)
+        multiply(self.matrices[group], X.astype(self.sum_type)[None], sums[None])
+        return sums.astype(self.dtype)
+
+
 class GraphBLASBackend(Backend):
     """Z = W Y + b: one in-place semiring product for each tile (SuiteSparse: saxpy5)."""
 
     name = "graphblas"
     forms = {"csr": GraphBLASForm, "dense": _from_dense}  # noqa: RUF012
+    integers = GraphBLASIntegers
     calls_in_main_thread = False
 
     def affine(
         self,
-        w: GraphBLASForm,
+        w: GraphBLASForm | GraphBLASIntegers,
         Y: Array,
         bias: Array | None,
         out: Array,
@@ -107,6 +151,9 @@ class GraphBLASBackend(Backend):
         threads: int = 1,
     ) -> None:
         """Compute Z (+)= W (+.x) Y in place, Z = b or b + out before; then the bounds."""
+        if isinstance(w, GraphBLASIntegers):
+            w.affine(Y, bias, out, clamp=clamp, accumulate=accumulate)
+            return
         check_affine(w, Y, bias, out)
         if not accumulate:
             out[...] = 0 if bias is None else column(bias)
@@ -134,14 +181,13 @@ class GraphBLASBackend(Backend):
         out[...] = 0
         W = w.matrix
         for dz_tile, y_tile in zip(dZ, Y, strict=True):
-            dW = gb.Matrix(W.dtype, *W.shape)
-            dW.ss.config["sparsity_control"] = "sparse"
+            dW = pinned_sparse(gb.Matrix(W.dtype, *W.shape))
             try:
                 with shared_with_graphblas(dz_tile) as dz, shared_with_graphblas(y_tile) as y:
                     dW(W.S, replace=True) << gb.semiring.plus_times(dz @ y.T)
             except gb.exceptions.GraphblasException as error:
                 raise failure("dW<W> = plus_times(dZ Y^T)", error, W, y_tile) from error
-            out += dW.ss.unpack("csr", sort=True)["values"]
+            out += suitesparse(dW).unpack("csr", sort=True)["values"]
 
     @contextmanager
     def pinned(self, threads: int) -> Iterator[None]:
@@ -169,9 +215,7 @@ def _matrix(csr: CSR) -> Any:
     matrix = csr.to_graphblas()
     if not is_blocking():
         matrix.wait("materialize")
-    # "auto" may turn a matrix near 50 % density into a bitmap, whose kernels are 16 times slower
-    matrix.ss.config["sparsity_control"] = "sparse"
-    return matrix
+    return pinned_sparse(matrix)
 
 
 def _fill(matrix: Any, pattern: CSR, values: Array) -> None:
@@ -180,7 +224,7 @@ def _fill(matrix: Any, pattern: CSR, values: Array) -> None:
     Not by a new matrix: one of python-graphblas refers to itself by way of `.ss`, and stays in
     memory until Python looks for such cycles.
     """
-    matrix.ss.pack_csr(
+    suitesparse(matrix).pack_csr(
         indptr=pattern.indptr.astype(np.uint64),
         col_indices=pattern.indices.astype(np.uint64),
         values=values,
@@ -229,6 +273,33 @@ def shared_with_graphblas(array: Array) -> Iterator[Any]:
                 "GraphBLAS", "to work in place", f"status {status}, moved={moved}, iso={iso[0]}"
             )
         matrix._parent = None
+        release(matrix)
+
+
+def suitesparse(matrix: Any) -> Any:
+    """Return what `.ss` is, in which python-graphblas keeps SuiteSparse's own methods."""
+    from graphblas.core.ss.matrix import ss
+
+    return ss(matrix)
+
+
+def pinned_sparse(matrix: Any, **config: str) -> Any:
+    """Keep a matrix in sparse storage; further settings, such as "format", as SuiteSparse has them.
+
+    "auto" may turn a matrix near 50 % density into a bitmap, whose kernels are 16 times slower.
+    """
+    suitesparse(matrix).config.update(sparsity_control="sparse", **config)
+    return release(matrix)
+
+
+def release(matrix: Any) -> Any:
+    """Let a matrix or vector be freed with its last name: each refers to itself by `.ss`.
+
+    The garbage collector would free it some time, in some thread, and an interrupt that arrives
+    in python-graphblas's `__del__` is lost.
+    """
+    matrix.ss = None
+    return matrix
 
 
 def failure(operation: str, error: Exception, w: Any, Y: Any) -> BackendError:

@@ -13,7 +13,15 @@ import numpy as np
 
 from gbdnn.backends.arrays import apply_bounds, check_affine, check_tiles, check_values, column
 from gbdnn.backends.base import UNBOUNDED, Bounds
-from gbdnn.backends.graphblas.backend import GraphBLASBackend, GraphBLASForm, failure
+from gbdnn.backends.graphblas.backend import (
+    GraphBLASBackend,
+    GraphBLASForm,
+    GraphBLASIntegers,
+    failure,
+    pinned_sparse,
+    release,
+    suitesparse,
+)
 from gbdnn.types import Array
 from gbdnn.weights import Weight
 from gbdnn.weights.graphblas import graphblas
@@ -52,9 +60,7 @@ def by_column(matrix: Any) -> Any:
     Left to itself GraphBLAS would store by row and turn Y near 50 % density into a bitmap; each
     costs twice the time or more.
     """
-    matrix.ss.config["format"] = "by_col"
-    matrix.ss.config["sparsity_control"] = "sparse"
-    return matrix
+    return pinned_sparse(matrix, format="by_col")
 
 
 def input_gradient(W: Any, dZ: Any) -> Any:
@@ -66,7 +72,7 @@ def input_gradient(W: Any, dZ: Any) -> Any:
     dZ : Matrix, (out_features, batch)
         The loss's gradient with respect to Z = W Y + b; absent entries are zeros.
     """
-    return graphblas().semiring.plus_times(W.T @ dZ).new()
+    return release(graphblas().semiring.plus_times(W.T @ dZ).new())
 
 
 def weight_gradient(W: Any, dZ: Any, Y: Any) -> Any:
@@ -89,15 +95,7 @@ def weight_gradient(W: Any, dZ: Any, Y: Any) -> Any:
 
 def by_row(matrix: Any) -> Any:
     """Pin a matrix to sparse storage by row: dot products of rows then follow the mask (dot3)."""
-    matrix.ss.config["format"] = "by_row"
-    matrix.ss.config["sparsity_control"] = "sparse"
-    return matrix
-
-
-def free(*matrices: Any) -> None:
-    """Empty matrices now: each refers to itself by `.ss` and waits for the garbage collector."""
-    for matrix in matrices:
-        matrix.clear()
+    return pinned_sparse(matrix, format="by_row")
 
 
 class ReferenceBackend(GraphBLASBackend):
@@ -109,7 +107,7 @@ class ReferenceBackend(GraphBLASBackend):
     def prepare(self, weight: Weight, *, trained: bool = False) -> Any:
         """Copy the weight into a GraphBLAS matrix; for prediction by column, like Y."""
         form = super().prepare(weight, trained=trained)
-        if not trained:
+        if not trained and isinstance(form, GraphBLASForm):
             by_column(form.matrix)
         return form
 
@@ -128,22 +126,31 @@ class ReferenceBackend(GraphBLASBackend):
 
     def leave(self, Y: Any) -> Array:
         """Return a GraphBLAS matrix as a full array, shape (features, batch)."""
-        full: Array = Y.to_dense(0)
+        features, samples, values = Y.to_coo(sort=False)  # to_dense would leave garbage
+        full = np.zeros(Y.shape, values.dtype)
+        full[features, samples] = values
         return full
 
     def live(self, Y: Any) -> int:
         """Return the number of samples that have any entry: the columns that a step works on."""
-        return int(Y.reduce_columnwise(graphblas().monoid.any).new().nvals)
+        return int(release(Y.reduce_columnwise(graphblas().monoid.any).new()).nvals)
 
-    def forward(self, w: GraphBLASForm, Y: Any, bias: Array, bounds: Bounds | None) -> Any:
+    def forward(
+        self, w: GraphBLASForm | GraphBLASIntegers, Y: Any, bias: Array, bounds: Bounds | None
+    ) -> Any:
         """Return clamp(W Y + b) for any bias and bounds; by `step` where the zeros stay zeros."""
+        if isinstance(w, GraphBLASIntegers):
+            full = np.ascontiguousarray(self.leave(Y), w.dtype)[None]
+            out = np.empty((1, w.shape[0], full.shape[2]), w.dtype)
+            w.affine(full, bias, out, clamp=bounds)
+            return self.enter(out[0])
         gb, W = graphblas(), w.matrix
         low, high = bounds or UNBOUNDED
         try:
             if low == 0 and not (bias > 0).any():
-                b = gb.Vector.from_dense(np.ascontiguousarray(np.broadcast_to(bias, W.nrows)))
+                b = release(gb.Vector.from_dense(np.array(np.broadcast_to(bias, W.nrows))))
                 return step(W, Y, by_column(b.diag()), None if high == np.inf else high)
-            Z = self.leave(gb.semiring.plus_times(W @ Y).new())  # zeros become something: full
+            Z = self.leave(release(gb.semiring.plus_times(W @ Y).new()))  # zeros change: full
         except gb.exceptions.GraphblasException as error:
             raise failure("the reference step", error, W, Y) from error
         Z += column(bias)
@@ -154,7 +161,7 @@ class ReferenceBackend(GraphBLASBackend):
 
     def affine(
         self,
-        w: GraphBLASForm,
+        w: GraphBLASForm | GraphBLASIntegers,
         Y: Array,
         bias: Array | None,
         out: Array,
@@ -164,15 +171,17 @@ class ReferenceBackend(GraphBLASBackend):
         threads: int = 1,
     ) -> None:
         """Compute out = clamp(W (+.x) Y + b); prediction takes `forward` where it can."""
+        if isinstance(w, GraphBLASIntegers):
+            super().affine(w, Y, bias, out, clamp=clamp, accumulate=accumulate)
+            return
         gb = graphblas()
         check_affine(w, Y, bias, out)
         if not accumulate:
             out[...] = 0
         for y_tile, z_tile in zip(Y, out, strict=True):
             y = self.enter(y_tile)
-            z = gb.semiring.plus_times(w.matrix @ y).new()
+            z = release(gb.semiring.plus_times(w.matrix @ y).new())
             z_tile += self.leave(z)
-            free(y, z)
         if bias is not None:
             out += column(bias)
         apply_bounds(out, clamp)
@@ -184,7 +193,6 @@ class ReferenceBackend(GraphBLASBackend):
             dz = self.enter(dz_tile)
             dy = input_gradient(w.matrix, dz)
             y_tile[...] = self.leave(dy)
-            free(dz, dy)
 
     def weight_grad(
         self, w: GraphBLASForm, dZ: Array, Y: Array, out: Array, threads: int = 1
@@ -196,5 +204,4 @@ class ReferenceBackend(GraphBLASBackend):
         for dz_tile, y_tile in zip(dZ, Y, strict=True):
             dz, y = by_row(self.enter(dz_tile)), by_row(self.enter(y_tile))
             dW = weight_gradient(w.matrix, dz, y)
-            out += dW.ss.unpack("csr", sort=True)["values"]  # one value if all are equal
-            free(dz, y)
+            out += suitesparse(dW).unpack("csr", sort=True)["values"]  # one value if all are equal

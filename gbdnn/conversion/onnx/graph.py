@@ -1,0 +1,184 @@
+"""The graph in an ONNX file: its constants, and the chain of nodes that leads to an output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gbdnn.conversion.onnx.constants import Constants
+from gbdnn.conversion.onnx.files import attributes_of, label, onnx_package, unsupported
+from gbdnn.errors import FileFormatError, InputError, choose
+from gbdnn.files.tensors import DAMAGED
+from gbdnn.types import FilePath
+
+__all__ = ["Graph"]
+
+RECURRENT = ("LSTM", "GRU", "DynamicQuantizeLSTM")
+
+
+def first(node: Any) -> str | None:
+    """Return a node's first input."""
+    return str(node.input[0]) if node.input else None
+
+
+class Graph:
+    """A graph whose names are unique and whose nodes use nothing that is missing."""
+
+    def __init__(self, graph: Any, path: FilePath) -> None:
+        self.path = str(path)
+        self.stored = {t.name: t for t in graph.initializer}
+        self.stored |= {t.values.name: t for t in graph.sparse_initializer}
+        self.inputs = {i.name: i for i in graph.input if i.name not in self.stored}
+        self.outputs = {o.name: o for o in graph.output}
+        self.nodes = list(graph.node)
+        self.producers = {name: node for node in graph.node for name in node.output if name}
+        made = sum(1 for node in graph.node for name in node.output if name)
+        stored = len(graph.initializer) + len(graph.sparse_initializer)
+        names = {*self.stored, *self.inputs, *self.producers}
+        if len(names) != stored + len({i.name for i in graph.input} - self.stored.keys()) + made:
+            raise FileFormatError(self.path, "every name once", "one that is made twice", DAMAGED)
+        used = [*self.outputs, *(name for node in graph.node for name in node.input if name)]
+        for name in used:
+            if name not in names:
+                got = f"none for {name[:80]!r}"
+                expected = "a node, input or initializer for every name"
+                raise FileFormatError(self.path, expected, got, DAMAGED)
+        self.constants = Constants(self.stored, self.producers, self.path)
+
+    def constant(self, name: str) -> Any:
+        """Return a name's array, or scipy's CSR of a sparse one; None if it is computed."""
+        return self.constants.constant(name)
+
+    def output(self, name: str | None) -> str:
+        """Return the output to convert: the only one, or the only one that is not of labels."""
+        if name is not None:
+            return str(choose("output", name, self.outputs))
+        onnx = onnx_package()
+        labels = (onnx.TensorProto.INT64, onnx.TensorProto.STRING)
+        found = [
+            o.name for o in self.outputs.values()
+            if len(self.outputs) == 1 or o.type.tensor_type.elem_type not in labels
+        ]  # fmt: skip
+        if len(found) != 1:
+            got = ", ".join(repr(n[:60]) for n in list(self.outputs)[:9]) or "none"
+            raise InputError("output", "one output of numbers", got, "Pass output=, its name.")
+        return str(found[0])
+
+    def chain(self, output: str) -> tuple[str, list[tuple[Any, str, list[str]]]]:
+        """Return the input, and the nodes from it to an output.
+
+        With each node come its output on the way, and what it computes from.
+        """
+        found: list[tuple[Any, str, list[str]]] = []
+        seen: set[str] = set()
+        while output not in self.inputs:
+            node = self.producers.get(output)
+            if node is None:
+                raise FileFormatError(
+                    self.path, "an output that is computed", "a constant", DAMAGED
+                )
+            if output in seen:
+                raise FileFormatError(f"{self.path}, {label(node)}", "no cycle", "one", DAMAGED)
+            seen.add(output)
+            computed = self.computed(node)
+            pattern = next((way for find in self.patterns if (way := find(node))), None)
+            if pattern is None and len(computed) != 1:
+                got = f"{len(computed)}: {', '.join(map(repr, computed))[:120]}"
+                raise unsupported(node, "a chain: one computed input for each node", got)
+            found.append((node, output, computed))
+            output = pattern or computed[0]
+        return output, found[::-1]
+
+    def computed(self, node: Any) -> list[str]:
+        """Return the inputs of a node that depend on values of the graph's inputs."""
+        names = node.input[:1] if node.op_type in RECURRENT else node.input  # states: see there
+        return [name for name in names if name and not self.constants.follows_sizes(name)]
+
+    @property
+    def patterns(self) -> tuple[Callable[[Any], str | None], ...]:
+        """Nodes of several computed inputs that are one step of a chain all the same."""
+        return self.gelu, self.two_classes, self.state, self.dynamic
+
+    def gelu(self, node: Any) -> str | None:
+        """Return z if a node gives 2 gelu(z) = z (1 + erf(z / sqrt 2))."""
+        if node.op_type != "Mul" or len(node.input) != 2:
+            return None
+        for z, other in (node.input, list(node.input)[::-1]):
+            add = self._made_by(other, "Add")
+            erf = self._made_by(self._beside(add, 1.0), "Erf")
+            inner = erf and self.producers.get(first(erf) or "")
+            kinds = {"Div": np.sqrt(2), "Mul": np.sqrt(0.5)}
+            if inner and self._beside(inner, kinds.get(inner.op_type)) == z:
+                return str(z)
+        return None
+
+    def two_classes(self, node: Any) -> str | None:
+        """Return p if a node gives (1 - p, p)."""
+        if node.op_type != "Concat" or len(node.input) != 2:
+            return None
+        sub = self._made_by(node.input[0], "Sub")
+        if sub is not None and len(sub.input) == 2 and sub.input[1] == node.input[1]:
+            one = self.constant(sub.input[0])
+            if one is not None and one.size == 1 and float(one.ravel()[0]) == 1:
+                return str(sub.input[1])
+        return None
+
+    def state(self, node: Any) -> str | None:
+        """Return h of one layer if a node takes it from those of all, joined."""
+        picks = node.op_type == "Gather" and len(node.input) == 2
+        joined = self._made_by(node.input[0], "Concat") if picks else None
+        if joined is None:
+            return None
+        place = self.constant(node.input[1])
+        axes = [attributes_of(each).get("axis", 0) for each in (node, joined)]
+        whole = place is not None and place.size == 1 and axes == [0, 0]
+        if not whole or not -len(joined.input) <= int(place.ravel()[0]) < len(joined.input):
+            return None
+        makers = [self.producers.get(name) for name in joined.input]
+        one_row = all(
+            maker is not None and maker.op_type in RECURRENT and maker.output[0] != name
+            and attributes_of(maker).get("direction", b"forward") == b"forward"
+            for maker, name in zip(makers, joined.input, strict=True)
+        )  # fmt: skip
+        return str(joined.input[int(place.ravel()[0])]) if one_row else None
+
+    def dynamic(self, node: Any) -> str | None:
+        """Return x if a node gives the product of x, rounded as it comes, with whole numbers."""
+        found = self.dynamic_product(node)
+        return None if found is None else str(found[0].input[0])
+
+    def dynamic_product(self, node: Any) -> tuple[Any, Any, str] | None:
+        """Return the nodes that round and multiply, and the scale of the weight.
+
+        onnxruntime's quantize_dynamic writes x times W so: x becomes codes and their scale
+        (DynamicQuantizeLinear), MatMulInteger multiplies them with W's codes, Cast makes floats,
+        Mul multiplies them with the product of both scales.
+        """
+        if node.op_type != "Mul" or len(node.input) != 2:
+            return None
+        for sums, scales in (node.input, list(node.input)[::-1]):
+            cast, both = self._made_by(sums, "Cast"), self._made_by(scales, "Mul")
+            product = cast and self._made_by(first(cast), "MatMulInteger")
+            rounding = product and self._made_by(first(product), "DynamicQuantizeLinear")
+            if rounding and both and len(rounding.output) == 3 and len(both.input) == 2:
+                own = [name for name in both.input if name != rounding.output[1]]
+                zero = list(product.input[2:3])
+                if len(own) == 1 and zero == [rounding.output[2]] and rounding.input:
+                    return rounding, product, str(own[0])
+        return None
+
+    def _made_by(self, name: str | None, op: str) -> Any:
+        node = self.producers.get(name or "")
+        return node if node is not None and node.op_type == op else None
+
+    def _beside(self, node: Any, value: Any) -> str | None:
+        """Return a node's other input if one is the number `value`."""
+        if node is None or value is None or len(node.input) != 2:
+            return None
+        for name, other in (node.input, list(node.input)[::-1]):
+            known = self.constant(other)
+            if known is not None and known.size == 1 and np.isclose(known.ravel()[0], value, 1e-5):
+                return str(name)
+        return None

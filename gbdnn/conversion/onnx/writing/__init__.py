@@ -1,0 +1,1 @@
+"""`save_onnx`, and what each layer becomes."""

@@ -1,0 +1,17 @@
+"""Hybrid recognisers: a network scores the states of hidden Markov models, Viterbi finds the words.
+
+Features to BLSTM to a softmax over graphemes' states, trained by cross-entropy on alignments of its
+own; decoding on one sparse matrix of lexicon and bigram, by max-plus products.
+"""
+
+from gbdnn.speech.hybrid.alignment import align, bootstrap
+from gbdnn.speech.hybrid.decoder import HybridDecoder, Word
+from gbdnn.speech.hybrid.graph import Graph, decoding_graph, transcript_graph
+from gbdnn.speech.hybrid.lexicon import Lexicon, read_lexicon
+from gbdnn.speech.hybrid.model import Hybrid, load_hybrid
+from gbdnn.speech.hybrid.training import realigned, train_hybrid, tune_hybrid
+
+__all__ = [
+    "Graph", "Hybrid", "HybridDecoder", "Lexicon", "Word", "align", "bootstrap", "decoding_graph",
+    "load_hybrid", "read_lexicon", "realigned", "train_hybrid", "transcript_graph", "tune_hybrid",
+]  # fmt: skip

@@ -1,0 +1,163 @@
+"""Layers over time in torch: LSTM, GRU and Embedding as layers, and modules for what torch lacks.
+
+torch's recurrent modules return a tuple, and one row of a sequence is taken by indexing: `Last`,
+`Mean` and `Outputs` say so as modules. `tracing` finds them in a model's `forward`, `to_torch`
+writes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from gbdnn.errors import InputError, ShapeError
+from gbdnn.layers import BLSTM, GRU, LSTM, Dropout, Embedding, Layer
+from gbdnn.torch.linear import float_array, masked
+from gbdnn.types import Array
+
+__all__ = [
+    "Last", "Mean", "Outputs", "Swap", "embedding_layer", "recurrent_layers", "recurrent_module",
+]  # fmt: skip
+
+
+class Last(nn.Module):
+    """The last time step of each sequence; `axis` is that of time, None of h, which has none."""
+
+    def __init__(self, axis: int | None = 1) -> None:
+        super().__init__()
+        self.axis = axis
+
+    def forward(self, input: Any) -> Any:
+        """Return the last time step."""
+        return input[-1] if self.axis in (None, 0) else input[:, -1]
+
+
+class Mean(nn.Module):
+    """The mean over the time steps of each sequence; `axis` is that of time."""
+
+    def __init__(self, axis: int = 1) -> None:
+        super().__init__()
+        self.axis = axis
+
+    def forward(self, input: Any) -> Any:
+        """Return the mean."""
+        return input.mean(self.axis)
+
+
+class Swap(nn.Module):
+    """Samples and time change places."""
+
+    def forward(self, input: Any) -> Any:
+        """Return the transposed view."""
+        return input.transpose(0, 1)
+
+
+class Outputs(nn.Module):
+    """What an LSTM or GRU gives at each time step, without the state behind the last one."""
+
+    def __init__(self, cells: nn.Module) -> None:
+        super().__init__()
+        self.cells = cells
+
+    def forward(self, input: Any) -> Any:
+        """Return h of each time step."""
+        return self.cells(input)[0]
+
+
+def recurrent_layers(module: Any, dtype: Any) -> list[Layer]:
+    """Return the layers of a `torch.nn.LSTM` or `torch.nn.GRU`, with its masks applied.
+
+    Raises
+    ------
+    InputError
+        For a GRU in two directions.
+    """
+    lstm = isinstance(module, nn.LSTM)
+    if module.bidirectional and not lstm:
+        raise InputError("bidirectional", "False in a GRU", "True", "An LSTM may have both.")
+    made: list[Layer] = []
+    for number in range(module.num_layers):
+        ends = [f"_l{number}", f"_l{number}_reverse"][: 1 + module.bidirectional]
+        sides: Any = [(_lstm if lstm else _gru)(_parts(module, end), dtype) for end in ends]
+        made.append(sides[0] if len(sides) == 1 else BLSTM(*sides))
+        if module.dropout and number + 1 < module.num_layers:
+            made.append(Dropout(module.dropout))
+    return made
+
+
+def _parts(module: Any, end: str) -> dict[str, Any]:
+    """Return the arrays of one layer in one direction: weight_ih, bias_hh, ..."""
+    names = [n for n in ("weight_ih", "weight_hh", "weight_hr", "bias_ih", "bias_hh")
+             if hasattr(module, n + end)]  # fmt: skip
+    return {name: np.array(float_array(masked(module, name + end), name + end)) for name in names}
+
+
+def _lstm(parts: Mapping[str, Array], dtype: Any) -> LSTM:
+    bias = parts["bias_ih"] + parts["bias_hh"] if "bias_ih" in parts else 0.0
+    return LSTM(parts["weight_ih"], parts["weight_hh"], bias, parts.get("weight_hr"), dtype=dtype)
+
+
+def _gru(parts: Mapping[str, Array], dtype: Any) -> GRU:
+    bias: Any = 0.0
+    inner: Any = 0.0
+    if "bias_ih" in parts:
+        gates = len(parts["bias_ih"]) // 3 * 2
+        bias, inner = parts["bias_ih"].copy(), parts["bias_hh"][gates:]
+        bias[:gates] += parts["bias_hh"][:gates]
+    return GRU(parts["weight_ih"], parts["weight_hh"], bias, inner, dtype=dtype)
+
+
+def embedding_layer(module: Any, dtype: Any) -> Embedding:
+    """Return the layer of a `torch.nn.Embedding`."""
+    if module.max_norm is not None:
+        raise InputError("max_norm", "None: weights as they are", repr(module.max_norm))
+    return Embedding(np.array(float_array(masked(module, "weight"), "weight").T), dtype=dtype)
+
+
+def recurrent_module(layer: Any) -> nn.Module:
+    """Return an `Outputs` of a `torch.nn.LSTM` or `torch.nn.GRU` with the weights of a layer.
+
+    Raises
+    ------
+    ShapeError
+        For a BLSTM of sides of different sizes.
+    """
+    sides = {"_l0": layer} if not isinstance(layer, BLSTM) else dict(
+        zip(("_l0", "_l0_reverse"), layer.sides, strict=True))  # fmt: skip
+    first = sides["_l0"]
+    cells = first.weight.shape[0] // first.row_blocks
+    options: dict[str, Any] = {"batch_first": True, "dtype": getattr(torch, str(first.dtype))}
+    if isinstance(first, LSTM):
+        sizes = {(side.recurrent.shape, side.projection is None) for side in sides.values()}
+        if len(sizes) > 1:
+            expected = "sides of equal sizes, as a torch.nn.LSTM in two directions has"
+            raise ShapeError("layer", expected, f"{layer!r}")
+        made: Any = nn.LSTM(
+            first.in_features, cells, bidirectional=len(sides) > 1, **options,
+            proj_size=0 if first.projection is None else first.out_features,
+        )  # fmt: skip
+    else:
+        made = nn.GRU(first.in_features, cells, **options)
+    with torch.no_grad():
+        for end, side in sides.items():
+            for name, value in _tensors(side).items():
+                getattr(made, name + end).copy_(torch.from_numpy(np.array(value)))
+    return Outputs(made)
+
+
+def _tensors(side: Any) -> dict[str, Array]:
+    """Return what torch calls the parameters of one direction."""
+    rows = side.weight.shape[0]
+    made = {"weight_ih": side.weight, "weight_hh": side.recurrent}
+    if getattr(side, "projection", None) is not None:
+        made["weight_hr"] = side.projection
+    tensors = {name: w.plain().to_dense(allow_dense=True) for name, w in made.items()}
+    tensors["bias_ih"] = np.broadcast_to(side.bias, rows)
+    tensors["bias_hh"] = np.zeros(rows, side.dtype)
+    if isinstance(side, GRU):
+        tensors["bias_hh"][rows // 3 * 2 :] = side.recurrent_bias
+    return tensors

@@ -1,0 +1,87 @@
+"""Networks of recurrent layers, their data, and the same equations written out in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+from builders import random_csr
+
+import gbdnn
+from gbdnn import BLSTM, GRU, LSTM, Embedding, LastStep, Linear, MeanOverTime, Network
+from gbdnn.data.batches import Batch
+from gbdnn.data.samples import samples
+from gbdnn.layers import LOSSES
+from gbdnn.training.model import Model
+
+
+def lstm(rng, into=4, cells=5, out=None, dtype=np.float64):
+    """Return a sparse LSTM, with a projection to `out` features if that is given."""
+    down = None if out is None else random_csr(rng, out, cells, 0.8)
+    weight = random_csr(rng, 4 * cells, into, 0.7)
+    recurrent = random_csr(rng, 4 * cells, out or cells, 0.6)
+    return LSTM(weight, recurrent, rng.standard_normal(4 * cells) / 3, down, dtype=dtype)
+
+
+def gru(rng, into=4, cells=5, dtype=np.float64):
+    return GRU(random_csr(rng, 3 * cells, into, 0.7), random_csr(rng, 3 * cells, cells, 0.6),
+               rng.standard_normal(3 * cells) / 3, rng.standard_normal(cells) / 3,
+               dtype=dtype)  # fmt: skip
+
+
+def blstm(rng, into=4, cells=5, dtype=np.float64):
+    return BLSTM(lstm(rng, into, cells, dtype=dtype), lstm(rng, into, cells - 1, 3, dtype=dtype))
+
+
+def linear(rng, into, out=3, dtype=np.float64):
+    return Linear(random_csr(rng, out, into, 0.9), rng.standard_normal(out) / 3, dtype=dtype)
+
+
+def network(kind, rng, dtype=np.float64):
+    """Return a network that has the layer `kind`."""
+    options = {"dtype": dtype}
+    if kind == "lstm":
+        layers = [lstm(rng, **options), linear(rng, 5, **options)]
+    elif kind == "lstmp":
+        layers = [lstm(rng, out=3, **options), lstm(rng, 3, **options), linear(rng, 5, **options)]
+    elif kind == "blstm":
+        layers = [blstm(rng, **options), blstm(rng, 8, **options), linear(rng, 8, **options)]
+    elif kind == "gru":
+        layers = [gru(rng, **options), gru(rng, 5, **options), linear(rng, 5, **options)]
+    elif kind == "last":
+        layers = [lstm(rng, **options), LastStep(), linear(rng, 5, **options)]
+    elif kind == "mean":
+        layers = [blstm(rng, **options), MeanOverTime(), linear(rng, 8, **options)]
+    else:
+        layers = [Embedding(random_csr(rng, 4, 6, 0.8), **options), lstm(rng, **options),
+                  linear(rng, 5, **options)]  # fmt: skip
+    return Network(layers)
+
+
+KINDS = ["lstm", "lstmp", "blstm", "gru", "last", "mean", "embedding"]
+STREAMS = ["lstm", "lstmp", "gru", "embedding"]
+
+
+def sequences(rng, net, lengths, dtype=np.float64):
+    """Return (X, y), values as targets."""
+    if isinstance(net.layers[0], Embedding):
+        X = [rng.integers(0, 6, (n, 1)).astype(dtype) for n in lengths]
+    else:
+        X = [rng.standard_normal((n, net.in_features)).astype(dtype) for n in lengths]
+    if net.one_row:
+        return X, rng.random((len(X), net.out_features))
+    return X, [rng.random((n, net.out_features)) for n in lengths]
+
+
+def gradients(net, X, y, backend="dense", **settings):
+    """Return the loss and the gradients of all parameters."""
+    model = Model(net, loss=LOSSES["mse"], backend=backend, threads=1, **settings)
+    inputs, targets, weights = samples(model, X, y, None)
+    batch = Batch(inputs, np.arange(inputs.count), targets, weights, float(weights.sum()))
+    value = model.loss_and_gradients(batch)
+    return value, {name: p.grad.copy() for name, p in model.parameters.items()}
+
+
+def dense(weight):
+    return weight.to_dense() if hasattr(weight, "to_dense") else weight.plain().to_dense()
+
+
+BACKENDS = sorted(gbdnn.backends.BACKENDS)
