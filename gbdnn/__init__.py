@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from gbdnn.conversion import save_pretrained as save_pretrained
     from gbdnn.estimators import SparseMLPClassifier as SparseMLPClassifier
     from gbdnn.estimators import SparseMLPRegressor as SparseMLPRegressor
+    from gbdnn.layers import BGRU as BGRU
     from gbdnn.layers import BLSTM as BLSTM
     from gbdnn.layers import GELU as GELU
     from gbdnn.layers import GRU as GRU
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from gbdnn.layers import Linear as Linear
     from gbdnn.layers import MeanOverTime as MeanOverTime
     from gbdnn.layers import ReLU as ReLU
+    from gbdnn.layers import ResetBeforeGRU as ResetBeforeGRU
     from gbdnn.layers import Sigmoid as Sigmoid
     from gbdnn.layers import Softmax as Softmax
     from gbdnn.layers import Tanh as Tanh
@@ -69,8 +71,9 @@ _HOMES = {
     ),
     "gbdnn.estimators": ("SparseMLPClassifier", "SparseMLPRegressor"),
     "gbdnn.layers": (
-        "BLSTM", "Dropout", "Embedding", "GELU", "GRU", "Identity", "LSTM", "LastStep", "LeakyReLU",
-        "Linear", "MeanOverTime", "ReLU", "Sigmoid", "Softmax", "Tanh",
+        "BGRU", "BLSTM", "Dropout", "Embedding", "GELU", "GRU", "Identity", "LSTM", "LastStep",
+        "LeakyReLU", "Linear", "MeanOverTime", "ReLU", "ResetBeforeGRU", "Sigmoid", "Softmax",
+        "Tanh",
     ),
     "gbdnn.models.files": ("load",),
     "gbdnn.network": ("Network",),

@@ -12,19 +12,28 @@ from gbdnn.layers.base import Activation, Layer
 from gbdnn.layers.dropout import Dropout
 from gbdnn.layers.linear import Linear
 from gbdnn.layers.losses import LOSSES, Loss
-from gbdnn.layers.recurrent import BLSTM, GRU, LSTM, Embedding, LastStep, MeanOverTime
+from gbdnn.layers.recurrent import (
+    BGRU,
+    BLSTM,
+    GRU,
+    LSTM,
+    Embedding,
+    LastStep,
+    MeanOverTime,
+    ResetBeforeGRU,
+)
 
 __all__ = [
-    "BLSTM", "GELU", "GRU", "LAYERS", "LOSSES", "LSTM", "Activation", "Dropout", "Embedding",
-    "Identity", "LastStep", "Layer", "LeakyReLU", "Linear", "Loss", "MeanOverTime", "ReLU",
-    "Sigmoid", "Softmax", "Tanh", "activation", "activation_names",
+    "BGRU", "BLSTM", "GELU", "GRU", "LAYERS", "LOSSES", "LSTM", "Activation", "Dropout",
+    "Embedding", "Identity", "LastStep", "Layer", "LeakyReLU", "Linear", "Loss", "MeanOverTime",
+    "ReLU", "ResetBeforeGRU", "Sigmoid", "Softmax", "Tanh", "activation", "activation_names",
 ]  # fmt: skip
 
 LAYERS: dict[str, type[Layer]] = {
     layer.kind: layer
     for layer in (
-        BLSTM, Dropout, Embedding, GELU, GRU, Identity, LSTM, LastStep, LeakyReLU, Linear,
-        MeanOverTime, ReLU, Sigmoid, Softmax, Tanh,
+        BGRU, BLSTM, Dropout, Embedding, GELU, GRU, Identity, LSTM, LastStep, LeakyReLU,
+        Linear, MeanOverTime, ReLU, ResetBeforeGRU, Sigmoid, Softmax, Tanh,
     )
 }  # fmt: skip
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from gbdnn import checks
 from gbdnn.errors import InputError, choose
 from gbdnn.layers import (
+    BGRU,
     BLSTM,
     GRU,
     LSTM,
@@ -49,12 +50,16 @@ def _gru(matrix: Matrix, into: int, cells: int, **dtype: Any) -> GRU:
     return GRU(matrix(3 * cells, into), matrix(3 * cells, cells), **dtype)
 
 
+def _bgru(matrix: Matrix, into: int, cells: int, **dtype: Any) -> BGRU:
+    return BGRU(*(_gru(matrix, into, cells, **dtype) for _ in range(2)))
+
+
 def _linear(matrix: Matrix, into: int, out: int, **dtype: Any) -> Linear:
     return Linear(matrix(out, into), **dtype)
 
 
 OVER_TIME: dict[str, Callable[..., Layer]] = {
-    "blstm": _blstm, "gru": _gru, "linear": _linear, "lstm": _lstm,
+    "bgru": _bgru, "blstm": _blstm, "gru": _gru, "linear": _linear, "lstm": _lstm,
 }  # fmt: skip
 """Layers that `recurrent` makes from a name and sizes: (matrix, in_features, *sizes, dtype)."""
 
@@ -80,9 +85,9 @@ def recurrent(
     ----------
     layers : str or sequence of str
         Such as "lstm 128, lstm 128", or with projections "lstm 512 128"; "blstm 64" has 64 cells
-        in each direction; "gru 64", "linear 64", names of activations. "embedding 32 1000" as the
-        first one has 32 features for each of 1000 symbols. "last" and "mean" make one row of each
-        sequence.
+        in each direction, "gru 64" and "bgru 64" too; "linear 64", names of activations.
+        "embedding 32 1000" as the first one has 32 features for each of 1000 symbols. "last" and
+        "mean" make one row of each sequence.
     in_features, out_features : int
     density : float
         Above 0, at most 1: of all matrices but the embedding's and the last layer's.
@@ -133,7 +138,7 @@ def recurrent(
     return Network([*made, *([] if head == "identity" else [named(head)])])
 
 
-_SIZES = {"lstm": (1, 2), "blstm": (1, 2), "gru": (1,), "linear": (1,)}
+_SIZES = {"lstm": (1, 2), "blstm": (1, 2), "gru": (1,), "bgru": (1,), "linear": (1,)}
 
 
 def lstm(sizes: Sequence[int], *, rows: str = "each", **settings: Any) -> Network:

@@ -11,6 +11,7 @@ from torch import nn
 
 from gbdnn.errors import GbdnnError, InputError
 from gbdnn.layers import (
+    BGRU,
     BLSTM,
     GELU,
     GRU,
@@ -106,6 +107,7 @@ MODULES: dict[type, Callable[[Any], nn.Module]] = {
     LSTM: recurrent_module,
     BLSTM: recurrent_module,
     GRU: recurrent_module,
+    BGRU: recurrent_module,
     Embedding: _embedding,
     LastStep: lambda layer: Last(),
     MeanOverTime: lambda layer: Mean(),

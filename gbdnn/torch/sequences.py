@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from gbdnn.errors import InputError, ShapeError
-from gbdnn.layers import BLSTM, GRU, LSTM, Dropout, Embedding, Layer
+from gbdnn.layers import BGRU, BLSTM, GRU, LSTM, Dropout, Embedding, Layer
 from gbdnn.torch.linear import float_array, masked
 from gbdnn.types import Array
 
@@ -69,21 +69,14 @@ class Outputs(nn.Module):
 
 
 def recurrent_layers(module: Any, dtype: Any) -> list[Layer]:
-    """Return the layers of a `torch.nn.LSTM` or `torch.nn.GRU`, with its masks applied.
-
-    Raises
-    ------
-    InputError
-        For a GRU in two directions.
-    """
+    """Return the layers of a `torch.nn.LSTM` or `torch.nn.GRU`, with its masks applied."""
     lstm = isinstance(module, nn.LSTM)
-    if module.bidirectional and not lstm:
-        raise InputError("bidirectional", "False in a GRU", "True", "An LSTM may have both.")
+    both: Any = BLSTM if lstm else BGRU
     made: list[Layer] = []
     for number in range(module.num_layers):
         ends = [f"_l{number}", f"_l{number}_reverse"][: 1 + module.bidirectional]
         sides: Any = [(_lstm if lstm else _gru)(_parts(module, end), dtype) for end in ends]
-        made.append(sides[0] if len(sides) == 1 else BLSTM(*sides))
+        made.append(sides[0] if len(sides) == 1 else both(*sides))
         if module.dropout and number + 1 < module.num_layers:
             made.append(Dropout(module.dropout))
     return made
@@ -124,22 +117,23 @@ def recurrent_module(layer: Any) -> nn.Module:
     Raises
     ------
     ShapeError
-        For a BLSTM of sides of different sizes.
+        For two directions of different sizes.
     """
-    sides = {"_l0": layer} if not isinstance(layer, BLSTM) else dict(
-        zip(("_l0", "_l0_reverse"), layer.sides, strict=True))  # fmt: skip
+    sides = dict(zip(("_l0", "_l0_reverse"), getattr(layer, "sides", (layer,)), strict=False))
     first = sides["_l0"]
     cells = first.weight.shape[0] // first.row_blocks
     options: dict[str, Any] = {"batch_first": True, "dtype": getattr(torch, str(first.dtype))}
+    options["bidirectional"] = len(sides) > 1
+    down = getattr(first, "projection", None)
+    sizes = {(side.recurrent.shape, getattr(side, "projection", None) is None)
+             for side in sides.values()}  # fmt: skip
+    if len(sizes) > 1:
+        expected = "sides of equal sizes, as torch has them in two directions"
+        raise ShapeError("layer", expected, f"{layer!r}")
+    made: Any
     if isinstance(first, LSTM):
-        sizes = {(side.recurrent.shape, side.projection is None) for side in sides.values()}
-        if len(sizes) > 1:
-            expected = "sides of equal sizes, as a torch.nn.LSTM in two directions has"
-            raise ShapeError("layer", expected, f"{layer!r}")
-        made: Any = nn.LSTM(
-            first.in_features, cells, bidirectional=len(sides) > 1, **options,
-            proj_size=0 if first.projection is None else first.out_features,
-        )  # fmt: skip
+        size = 0 if down is None else first.out_features
+        made = nn.LSTM(first.in_features, cells, proj_size=size, **options)
     else:
         made = nn.GRU(first.in_features, cells, **options)
     with torch.no_grad():

@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 
 import gbdnn
-from gbdnn import BLSTM, GRU, LSTM, Embedding, Levels, Linear, Network, integer_weight
+from gbdnn import (
+    BGRU,
+    BLSTM,
+    GRU,
+    LSTM,
+    Embedding,
+    Levels,
+    Linear,
+    Network,
+    ResetBeforeGRU,
+    integer_weight,
+)
 from gbdnn.errors import GbdnnError, InputError
 from gbdnn.models import recurrent
 from gbdnn.quantization import quantize
@@ -84,6 +95,11 @@ CASES = {
     "no bias": (4, 1, [FIRST, node("LSTM", "x W R", "y"), node("Squeeze", "y one", "s"),
                        node("Transpose", "s", perm=[1, 0, 2])], "lstm"),
     "gru": (3, 1, [FIRST, GATED, FLAT, node("Transpose", "s", perm=[1, 0, 2])], "gru"),
+    "gru, reset before": (3, 1, [FIRST, node("GRU", "x W R B", "y h", hidden_size=H), FLAT,
+                                 node("Transpose", "s", perm=[1, 0, 2])], "gru_reset_before"),
+    "gru, both": (3, 2, [FIRST, node("GRU", "x W R B", "y h", linear_before_reset=1,
+                                     direction="bidirectional"), *JOIN,
+                         node("Transpose", "s", perm=[1, 0, 2])], "bgru"),
     "both": (4, 2, [FIRST, BOTH, *JOIN, node("Transpose", "s", perm=[1, 0, 2])], "blstm"),
     "last": (4, 1, [FIRST, LONG, FLAT, BACK, node("Gather", "b last", axis=1)], "lstm, last"),
     "slice": (4, 1, [FIRST, LONG, FLAT, BACK, node("Slice", "b lasts end one", "c"),
@@ -193,9 +209,9 @@ def test_embedding(tmp_path, cast, take):
 
 
 REFUSED = {
-    "GRU.*linear_before_reset": (3, 1, [FIRST, node("GRU", "x W R B", "Y h")]),
-    "GRU.*direction": (3, 2, [FIRST, node("GRU", "x W R B", direction="bidirectional",
-                                          linear_before_reset=1)]),
+    "GRU.*linear_before_reset": (3, 2, [FIRST, node("GRU", "x W R B",
+                                                    direction="bidirectional")]),
+    "GRU.*direction": (3, 1, [FIRST, node("GRU", "x W R B", direction="reverse")]),
     "LSTM.*direction": (4, 1, [FIRST, node("LSTM", "x W R B", direction="reverse")]),
     "LSTM.*activations": (4, 1, [FIRST, node("LSTM", "x W R B",
                                              activations=["Sigmoid", "Relu", "Tanh"])]),
@@ -251,6 +267,13 @@ NETWORKS = {
     "projection": lambda: Network([projected(), Linear(random(2, 2))]),
     "projections": lambda: Network([BLSTM(projected(), projected())]),
     "sides": lambda: Network([BLSTM(projected(), LSTM(random(8, F), random(8, 2), random(8)))]),
+    "bgru": lambda: recurrent("bgru 6, last", F, 3, density=0.5),
+    "sides of gru": lambda: Network(
+        [BGRU(*(GRU(random(9, F), random(9, 3), random(9), random(3)) for _ in range(2)))]
+    ),
+    "reset before": lambda: Network(
+        [ResetBeforeGRU(random(9, F), random(6, 3), random(3, 3), random(9))]
+    ),
     "inner bias": lambda: Network([GRU(random(9, F), random(9, 3), random(9), random(3)), "tanh"]),
 }
 
@@ -271,7 +294,7 @@ def test_networks_there_and_back(tmp_path, name):
         return
     again = gbdnn.load_onnx(path)
     close(again.predict(given[..., None] if given is IDS else given), expected)
-    if name in ("lstm", "gru", "blstm", "embedding", "every step"):
+    if name in ("lstm", "gru", "blstm", "bgru", "reset before", "embedding", "every step"):
         assert [layer.kind for layer in again.layers] == [layer.kind for layer in network.layers]
         assert again.edges == network.edges
 

@@ -6,7 +6,18 @@ import numpy as np
 from builders import random_csr
 
 import gbdnn
-from gbdnn import BLSTM, GRU, LSTM, Embedding, LastStep, Linear, MeanOverTime, Network
+from gbdnn import (
+    BGRU,
+    BLSTM,
+    GRU,
+    LSTM,
+    Embedding,
+    LastStep,
+    Linear,
+    MeanOverTime,
+    Network,
+    ResetBeforeGRU,
+)
 from gbdnn.data.batches import Batch
 from gbdnn.data.samples import samples
 from gbdnn.layers import LOSSES
@@ -25,6 +36,17 @@ def gru(rng, into=4, cells=5, dtype=np.float64):
     return GRU(random_csr(rng, 3 * cells, into, 0.7), random_csr(rng, 3 * cells, cells, 0.6),
                rng.standard_normal(3 * cells) / 3, rng.standard_normal(cells) / 3,
                dtype=dtype)  # fmt: skip
+
+
+def reset_before(rng, into=4, cells=5, dtype=np.float64):
+    return ResetBeforeGRU(random_csr(rng, 3 * cells, into, 0.7),
+                          random_csr(rng, 2 * cells, cells, 0.6),
+                          random_csr(rng, cells, cells, 0.6),
+                          rng.standard_normal(3 * cells) / 3, dtype=dtype)  # fmt: skip
+
+
+def bgru(rng, into=4, cells=5, dtype=np.float64):
+    return BGRU(gru(rng, into, cells, dtype=dtype), gru(rng, into, cells - 1, dtype=dtype))
 
 
 def blstm(rng, into=4, cells=5, dtype=np.float64):
@@ -46,6 +68,11 @@ def network(kind, rng, dtype=np.float64):
         layers = [blstm(rng, **options), blstm(rng, 8, **options), linear(rng, 8, **options)]
     elif kind == "gru":
         layers = [gru(rng, **options), gru(rng, 5, **options), linear(rng, 5, **options)]
+    elif kind == "bgru":
+        layers = [bgru(rng, **options), bgru(rng, 9, **options), linear(rng, 9, **options)]
+    elif kind == "gru_reset_before":
+        layers = [reset_before(rng, **options), reset_before(rng, 5, **options),
+                  linear(rng, 5, **options)]  # fmt: skip
     elif kind == "last":
         layers = [lstm(rng, **options), LastStep(), linear(rng, 5, **options)]
     elif kind == "mean":
@@ -56,8 +83,8 @@ def network(kind, rng, dtype=np.float64):
     return Network(layers)
 
 
-KINDS = ["lstm", "lstmp", "blstm", "gru", "last", "mean", "embedding"]
-STREAMS = ["lstm", "lstmp", "gru", "embedding"]
+KINDS = ["lstm", "lstmp", "blstm", "gru", "bgru", "gru_reset_before", "last", "mean", "embedding"]
+STREAMS = ["lstm", "lstmp", "gru", "gru_reset_before", "embedding"]
 
 
 def sequences(rng, net, lengths, dtype=np.float64):

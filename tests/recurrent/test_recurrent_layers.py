@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from recurrent_builders import BACKENDS, KINDS, gradients, linear, lstm, network, sequences
 
 import gbdnn
-from gbdnn import BLSTM, GRU, LSTM, Embedding, LastStep, MeanOverTime, Network
+from gbdnn import BGRU, BLSTM, GRU, LSTM, Embedding, LastStep, MeanOverTime, Network
 from gbdnn.data.batches import Batch
 from gbdnn.data.samples import samples
 from gbdnn.errors import GbdnnError, InputError, ShapeError
@@ -31,7 +31,7 @@ def of_torch(module, suffix=""):
 
 TORCH = {
     "lstm": ("LSTM", {}), "lstmp": ("LSTM", {"proj_size": 4}), "gru": ("GRU", {}),
-    "blstm": ("LSTM", {"bidirectional": True}),
+    "blstm": ("LSTM", {"bidirectional": True}), "bgru": ("GRU", {"bidirectional": True}),
     "blstmp": ("LSTM", {"bidirectional": True, "proj_size": 4}),
 }  # fmt: skip
 
@@ -42,8 +42,9 @@ def pair(kind):
     torch.manual_seed(3)
     name, options = TORCH[kind]
     module = getattr(torch.nn, name)(6, 7, batch_first=True, **options).double()
-    if kind.startswith("blstm"):
-        return module, Network([BLSTM(of_torch(module), of_torch(module, "_reverse"))])
+    if kind.startswith("b"):
+        both = BGRU if kind == "bgru" else BLSTM
+        return module, Network([both(of_torch(module), of_torch(module, "_reverse"))])
     return module, Network([of_torch(module)])
 
 
@@ -74,7 +75,7 @@ def test_gradients_are_those_of_torch(kind, backend, rng):
     loss.backward()
     assert value == pytest.approx(loss.item(), rel=1e-12)
     for suffix, prefix in (("", "forward_"), ("_reverse", "backward_")):
-        if not kind.startswith("blstm"):
+        if not kind.startswith("b"):
             prefix = ""
         if suffix and not prefix:
             continue
@@ -83,8 +84,8 @@ def test_gradients_are_those_of_torch(kind, backend, rng):
             "weight": own[f"weight_ih_l0{suffix}"], "recurrent": own[f"weight_hh_l0{suffix}"],
             "bias": own[f"bias_ih_l0{suffix}"], "projection": own.get(f"weight_hr_l0{suffix}"),
         }  # fmt: skip
-        if kind == "gru":
-            wanted["recurrent_bias"] = own["bias_hh_l0"][14:]
+        if kind in ("gru", "bgru"):
+            wanted["recurrent_bias"] = own[f"bias_hh_l0{suffix}"][14:]
         for name, grad in wanted.items():
             if grad is not None:
                 mine = found[f"layers.0.{prefix}{name}"].reshape(grad.shape)

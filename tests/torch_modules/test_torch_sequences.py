@@ -59,7 +59,9 @@ def test_lstm_there_and_back(options, first):
     agrees(back, gbdnn.from_torch(back))
 
 
-@pytest.mark.parametrize("options", OPTIONS[:3], ids=str)
+@pytest.mark.parametrize(
+    "options", [*OPTIONS[:3], {"bidirectional": True, "num_layers": 2}], ids=str
+)
 def test_gru_there_and_back(options):
     torch.manual_seed(0)
     module = nn.GRU(6, 8, batch_first=True, **options)
@@ -192,7 +194,6 @@ def test_what_a_network_does_not_have_is_named(take, options, says):
 @pytest.mark.parametrize(
     ("model", "says"),
     [
-        (nn.GRU(6, 8, bidirectional=True), "bidirectional"),
         (nn.RNN(6, 8), "RNN"),
         (nn.Embedding(20, 6, max_norm=1.0), "max_norm"),
         (nn.Sequential(nn.LSTM(6, 8), nn.Linear(8, 3)), "outputs"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from gbdnn.layers.recurrent.blstm import BLSTM
+from gbdnn.layers.recurrent.bidirectional import BGRU, BLSTM
 from gbdnn.layers.recurrent.embedding import Embedding
 from gbdnn.layers.recurrent.gru import GRU
 from gbdnn.layers.recurrent.heads import LastStep, MeanOverTime
 from gbdnn.layers.recurrent.lstm import LSTM
+from gbdnn.layers.recurrent.reset_before import ResetBeforeGRU
 
-__all__ = ["BLSTM", "GRU", "LSTM", "Embedding", "LastStep", "MeanOverTime"]
+__all__ = [
+    "BGRU", "BLSTM", "GRU", "LSTM", "Embedding", "LastStep", "MeanOverTime", "ResetBeforeGRU",
+]  # fmt: skip

@@ -13,7 +13,7 @@ import numpy as np
 from gbdnn.conversion.onnx.constants import Codes
 from gbdnn.conversion.onnx.files import unsupported
 from gbdnn.conversion.onnx.reading import Operator, Reading
-from gbdnn.layers import BLSTM, GRU, LSTM, LastStep
+from gbdnn.layers import BGRU, BLSTM, GRU, LSTM, LastStep, ResetBeforeGRU
 from gbdnn.types import Array
 from gbdnn.weights import Levels, integer_weight
 
@@ -30,7 +30,7 @@ def gated(array: Array, gates: tuple[int, ...]) -> Array:
 
 
 def _recurrent(reading: Reading, node: Any, attributes: dict[str, Any], computed: str) -> None:
-    """Append an LSTM, BLSTM or GRU."""
+    """Append an LSTM or a GRU, in one direction or two."""
     given = [*node.input, *[""] * 8]
     stacked(reading, node, attributes, [_parts(reading, node, name) for name in given[1:3]],
             given[3:8])  # fmt: skip
@@ -67,7 +67,9 @@ def stacked(
     first = matrices[0][0]
     reading.takes(node, (first.codes if isinstance(first, Codes) else first).shape[1])
     levels = reading.chain.taken_levels(isinstance(first, Codes))
-    make = _gru if kind == "GRU" else _lstm
+    make: Any = _gru if kind == "GRU" else _lstm
+    if kind == "GRU" and not attributes.get("linear_before_reset", 0):
+        make = _gru_reset_before
     sides: list[Any] = [
         make(matrices[0][k], matrices[1][k], None if bias is None else bias[k], levels)
         for k in range(directions)
@@ -75,7 +77,8 @@ def stacked(
     cells = sides[0].recurrent.shape[1]
     if attributes.get("hidden_size", cells) != cells:
         raise unsupported(node, f"hidden_size {cells}", f"{attributes['hidden_size']}")
-    reading.chain.weighted(sides[0] if directions == 1 else BLSTM(*sides))
+    both: Any = BGRU if kind == "GRU" else BLSTM
+    reading.chain.weighted(sides[0] if directions == 1 else both(*sides))
     _name_axes(reading, node, bool(attributes.get("layout", 0)), directions, cells)
 
 
@@ -85,9 +88,8 @@ def _checked(reading: Reading, node: Any, attributes: dict[str, Any], kind: str)
     if reading.rank != 3 or reading.rows or {"one", "directions"} & set(reading.axes or ()):
         raise unsupported(node, "sequences: samples, time and features", f"axes {reading.axes}")
     direction = attributes.get("direction", b"forward").decode("utf-8", "replace")
-    allowed = ("forward", "bidirectional") if kind == "LSTM" else ("forward",)
-    if direction not in allowed:
-        raise unsupported(node, f"direction {' or '.join(allowed)}", direction[:40])
+    if direction not in ("forward", "bidirectional"):
+        raise unsupported(node, "direction forward or bidirectional", direction[:40])
     directions = 2 if direction == "bidirectional" else 1
     names = [name.decode("utf-8", "replace").lower() for name in attributes.get("activations", [])]
     if names not in ([], ACTIVATIONS[kind] * directions):
@@ -95,9 +97,8 @@ def _checked(reading: Reading, node: Any, attributes: dict[str, Any], kind: str)
     for name in ("clip", "input_forget"):
         if attributes.get(name, 0) != 0:
             raise unsupported(node, f"no {name}", f"{attributes[name]}")
-    if kind == "GRU" and attributes.get("linear_before_reset", 0) != 1:
-        expected = "linear_before_reset 1: the reset gate behind the product, as torch has it"
-        raise unsupported(node, expected, "0")
+    if kind == "GRU" and directions == 2 and not attributes.get("linear_before_reset", 0):
+        raise unsupported(node, "linear_before_reset 1 in two directions", "0")
     return directions
 
 
@@ -153,13 +154,14 @@ def _name_axes(
     reading.row(LastStep())
 
 
-def _weight(matrix: Any, gates: tuple[int, ...], levels: Levels | None) -> Any:
-    """Return a matrix with its gates in our order, whole numbers where it was made of them."""
+def _weight(
+    matrix: Any, gates: tuple[int, ...], levels: Levels | None, part: slice = slice(None)
+) -> Any:
+    """Return rows of a matrix in our order of gates, whole numbers where it was made of them."""
     if not isinstance(matrix, Codes):
-        return gated(matrix, gates)
-    rows = len(matrix.codes)
-    each = np.repeat(matrix.scale, rows // len(matrix.scale), axis=0)
-    moved = Codes(gated(matrix.codes, gates), gated(each, gates), matrix.bits)
+        return gated(matrix, gates)[part]
+    each = np.repeat(matrix.scale, len(matrix.codes) // len(matrix.scale), axis=0)
+    moved = Codes(gated(matrix.codes, gates)[part], gated(each, gates)[part], matrix.bits)
     scales = moved.scales()
     floats = moved.codes * np.repeat(moved.scale, moved.codes.shape[1] // moved.scale.shape[1], 1)
     if scales is None:
@@ -183,6 +185,18 @@ def _gru(weight: Any, recurrent: Any, bias: Any, levels: Levels | None) -> GRU:
         both = np.concatenate([first[:gates] + second[:gates], first[gates:]])
     return GRU(_weight(weight, GRU_GATES, levels), _weight(recurrent, GRU_GATES, None), both, inner,
                dtype=_dtype(weight))  # fmt: skip
+
+
+def _gru_reset_before(
+    weight: Any, recurrent: Any, bias: Any, levels: Levels | None
+) -> ResetBeforeGRU:
+    both: Any = 0.0 if bias is None else gated(np.add(*np.split(bias, 2)), GRU_GATES)
+    rows = len(recurrent.codes if isinstance(recurrent, Codes) else recurrent) // 3 * 2
+    gates, candidate = (
+        _weight(recurrent, GRU_GATES, None, part) for part in (slice(rows), slice(rows, None))
+    )
+    made = _weight(weight, GRU_GATES, levels)
+    return ResetBeforeGRU(made, gates, candidate, both, dtype=_dtype(weight))
 
 
 def _dtype(matrix: Any) -> Any:

@@ -79,6 +79,8 @@ WRITERS: dict[str, Writer] = {
     "lstm": recurrent,
     "gru": recurrent,
     "blstm": recurrent,
+    "bgru": recurrent,
+    "gru_reset_before": recurrent,
     "embedding": _embedding,
     "last": _last,
     "mean": _mean,

@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 
 from gbdnn.conversion.onnx.writing.graph import Writing
+from gbdnn.errors import InputError
 from gbdnn.types import Array
 from gbdnn.weights import Dense, Integers, Levels, Weight
 
 __all__ = ["recurrent"]
 
-GATES = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2)}  # where ours has i, o, f, c and z, r, h
+# where ours has i, o, f, c and z, r, h
+GATES = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "gru_reset_before": (1, 0, 2)}
 
 
 def recurrent(writing: Writing, layer: Any, name: str) -> None:
-    """Write an LSTM, GRU or BLSTM; time becomes the first axis."""
+    """Write an LSTM or a GRU, in one direction or two; time becomes the first axis."""
     writing.samples_first(False, name)
     sides = getattr(layer, "sides", (layer,))
     hidden = any(_levels(side.recurrent) is not None for side in sides)
@@ -29,6 +31,9 @@ def recurrent(writing: Writing, layer: Any, name: str) -> None:
     if alike and not hidden:
         _node(writing, sides, name)
         return
+    if hidden and sides[0].kind == "gru_reset_before":
+        expected = "h in floats: a GRU with the reset gate before the product is one node"
+        raise InputError("network", expected, f"{name} with a rounded h")
     given, parts = writing.last, []
     for k, side in enumerate(sides):
         writing.last, own = given, f"{name}.{('forward', 'backward')[k]}"
@@ -59,11 +64,10 @@ def _node(writing: Writing, sides: Any, name: str, direction: str = "") -> None:
     bias = writing.tensor(f"{name}.bias", np.stack([_bias(side, blocks) for side in sides]))
     cells = sides[0].weight.shape[0] // len(blocks)
     options: dict[str, Any] = {"hidden_size": cells}
-    if kind == "gru":
-        options["linear_before_reset"] = 1
-    else:
-        options["direction"] = direction or ("bidirectional" if both else "forward")
-    writing.node(kind.upper(), [*matrices, bias], name, **options)
+    options["direction"] = direction or ("bidirectional" if both else "forward")
+    if kind != "lstm":
+        options["linear_before_reset"] = int(kind == "gru")
+    writing.node("LSTM" if kind == "lstm" else "GRU", [*matrices, bias], name, **options)
     if both:
         shape = writing.tensor(f"{name}.shape", np.array([0, 0, -1], np.int64))
         writing.node("Transpose", [], f"{name}.sides", perm=[0, 2, 1, 3])
@@ -77,7 +81,10 @@ def _node(writing: Writing, sides: Any, name: str, direction: str = "") -> None:
 
 
 def _inside(side: Any) -> Weight:
-    """Return U, with a projection U P."""
+    """Return U, with a projection U P, with a matrix for the candidate this below it."""
+    if side.kind == "gru_reset_before":
+        parts = [w.plain().to_dense(allow_dense=True) for w in (side.recurrent, side.candidate)]
+        return Dense(np.concatenate(parts), dtype=side.dtype)
     down = getattr(side, "projection", None)
     if down is None:
         weight: Weight = side.recurrent

@@ -1,4 +1,4 @@
-"""Two LSTMs, one forwards and one backwards in time (Schuster and Paliwal 1997).
+"""Two LSTMs or GRUs, one forwards and one backwards in time (Schuster and Paliwal 1997).
 
 h_t = (h of the first at t, h of the second at t): the second one reads each sequence from its own
 end, the row of time step t then stands at t again.
@@ -9,17 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from gbdnn.errors import DtypeError, InputError, ShapeError
 from gbdnn.layers.base import Layer, Run, Tape
+from gbdnn.layers.recurrent.common import Cell
+from gbdnn.layers.recurrent.gru import GRU
 from gbdnn.layers.recurrent.lstm import LSTM
 from gbdnn.types import Array
 from gbdnn.weights import Weight
 
-__all__ = ["BLSTM", "reversed_time"]
+__all__ = ["BGRU", "BLSTM", "Bidirectional", "reversed_time"]
 
 PREFIXES = ("forward_", "backward_")
 
@@ -43,12 +45,12 @@ def reversed_time(X: Array, lengths: Array | None, out: Array) -> Array:
 
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)
-class BLSTM(Layer):
-    """h of an LSTM forwards and of one backwards in time, one above the other.
+class Bidirectional(Layer):
+    """h of a cell forwards and of one backwards in time, one above the other.
 
     Parameters
     ----------
-    forward, backward : LSTM
+    forward, backward : LSTM or GRU, as the class says
         Of equal in_features and dtype. Their parameters have the names "forward_weight", ...
 
     Raises
@@ -56,17 +58,16 @@ class BLSTM(Layer):
     DtypeError, ShapeError
     """
 
-    kind = "blstm"
     over_time = needs_all_steps = True
     activation_names = ("input", "hidden")
-    row_blocks = 4
+    cell: ClassVar[type[Cell]]
 
-    sides: tuple[LSTM, LSTM]
+    sides: tuple[Cell, Cell]
 
-    def __init__(self, forward: LSTM, backward: LSTM) -> None:
+    def __init__(self, forward: Cell, backward: Cell) -> None:
         for name, side in (("forward", forward), ("backward", backward)):
-            if not isinstance(side, LSTM):
-                raise DtypeError(name, "a gbdnn.LSTM", type(side).__name__)
+            if not isinstance(side, self.cell):
+                raise DtypeError(name, f"a gbdnn.{self.cell.__name__}", type(side).__name__)
         if forward.in_features != backward.in_features:
             expected = f"{forward.in_features} in_features, as of forward"
             raise ShapeError("backward", expected, f"{backward.in_features}")
@@ -87,7 +88,7 @@ class BLSTM(Layer):
         return tuple(prefix + name for prefix, side in self._both for name in side.array_names)
 
     @property
-    def _both(self) -> tuple[tuple[str, LSTM], ...]:
+    def _both(self) -> tuple[tuple[str, Cell], ...]:
         return tuple(zip(PREFIXES, self.sides, strict=True))
 
     @property
@@ -122,15 +123,15 @@ class BLSTM(Layer):
         for name, value in {**parameters, **settings}.items():
             prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), None)
             if prefix is None:
-                raise InputError("blstm", "parameters of forward_ and backward_", name)
+                raise InputError(cls.kind, "parameters of forward_ and backward_", name)
             own[prefix][name.removeprefix(prefix)] = value
-        return cls(*(LSTM.of(given, {}) for given in own.values()))
+        return cls(*(cls.cell.of(given, {}) for given in own.values()))
 
     def activation_of(self, weight: str) -> str | None:
         """Return the activation that a weight is multiplied with."""
         return self.sides[0].activation_of(weight.split("_", 1)[1])
 
-    def _side(self, p: Any, prefix: str, side: LSTM) -> Any:
+    def _side(self, p: Any, prefix: str, side: Cell) -> Any:
         """Return what a side's equation gets as `p`."""
         made = SimpleNamespace(
             roundings=p.roundings,
@@ -185,4 +186,16 @@ class BLSTM(Layer):
         return run.quantized_grad(p, "input", Y, total) if total is not dY else dY
 
     def __repr__(self) -> str:
-        return f"BLSTM({self.sides[0]!r}, {self.sides[1]!r})"
+        return f"{type(self).__name__}({self.sides[0]!r}, {self.sides[1]!r})"
+
+
+class BLSTM(Bidirectional):
+    """An LSTM forwards and one backwards in time; see `Bidirectional`."""
+
+    kind, cell, row_blocks = "blstm", LSTM, LSTM.row_blocks
+
+
+class BGRU(Bidirectional):
+    """A GRU forwards and one backwards in time; see `Bidirectional`."""
+
+    kind, cell, row_blocks = "bgru", GRU, GRU.row_blocks
