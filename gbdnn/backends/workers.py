@@ -4,18 +4,38 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-__all__ = ["apart", "share"]
+__all__ = ["apart", "share", "sharing_on"]
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 
 _lock = threading.Lock()
 _pools: dict[str, tuple[ThreadPoolExecutor, int]] = {}
+_others = threading.local()
+
+
+@contextmanager
+def sharing_on(run: Callable[[Callable[[], None], int], None]) -> Iterator[None]:
+    """Let `share` in this thread use threads of somebody else.
+
+    Another library's threads may watch for work on the cores that the pool's would need.
+
+    Parameters
+    ----------
+    run : callable
+        ``run(task, count)`` calls ``task()`` on `count` threads, this one among them, and returns
+        when all have ended. A task raises nothing.
+    """
+    before, _others.run = getattr(_others, "run", None), run
+    try:
+        yield
+    finally:
+        _others.run = before
 
 
 def share(task: Callable[[Item], Found], items: Iterable[Item], threads: int) -> list[Found]:
@@ -44,6 +64,20 @@ def share(task: Callable[[Item], Found], items: Iterable[Item], threads: int) ->
                 raise
 
     helpers = min(threads, len(numbered)) - 1
+    run = getattr(_others, "run", None)
+    if run is not None:
+        errors: list[BaseException] = []
+
+        def drain_apart() -> None:
+            try:
+                drain()
+            except BaseException as error:
+                errors.append(error)
+
+        run(drain_apart, helpers + 1)
+        if errors:
+            raise errors[0]
+        return [results[number] for number, _ in numbered]
     futures: list[Future[None]] = []
     try:
         with suppress(RuntimeError):  # no more threads: at exit, or above a limit

@@ -16,6 +16,7 @@ from gbdnn.backends.elementwise import row_sums
 from gbdnn.backends.layout import from_tiles, to_tiles
 from gbdnn.errors import InputError
 from gbdnn.machine import default_threads
+from gbdnn.torch.team import torchs_threads
 from gbdnn.types import Array
 
 __all__ = ["Product", "as_tiles", "threads"]
@@ -47,6 +48,11 @@ class Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, X: Any, values: Any, bias: Any, layer: Any) -> Any:
         """Compute on the backend "fused"; Y is kept in tiles."""
+        with torchs_threads():
+            return Product._forward(ctx, X, values, bias, layer)
+
+    @staticmethod
+    def _forward(ctx: Any, X: Any, values: Any, bias: Any, layer: Any) -> Any:
         form, backend, count = layer.form(values), get_backend("fused"), threads()
         width = backend.width(max(form.shape), form.dtype, X.shape[0])
         Y = as_tiles(X, width)
@@ -61,6 +67,11 @@ class Product(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dZ_rows: Any) -> Any:
         """dW = dZ Y^T at W's pattern, db = row sums of dZ, dY = W^T dZ."""
+        with torchs_threads():
+            return Product._backward(ctx, dZ_rows)
+
+    @staticmethod
+    def _backward(ctx: Any, dZ_rows: Any) -> Any:
         Y, values = ctx.saved_tensors
         layer, backend, count = ctx.layer, get_backend("fused"), threads()
         form = layer.form(values)
