@@ -112,7 +112,6 @@ class Program:
         self,
         source: Array,
         target: Array,
-        *,
         width: int,
         threads: int,
         check: bool,
@@ -360,7 +359,7 @@ def whole_strip(width: int) -> int:
     Kernels may sum in another order for narrow strips of columns than for wide ones. So that a
     column rounds alike in whatever tile it ends up, all tiles of a run consist of equal strips.
     """
-    return next(lanes for lanes in (LANES, 2 * LANES, STRIP) if lanes >= min(width, STRIP))
+    return LANES if width <= LANES else 2 * LANES if width <= 2 * LANES else STRIP
 
 
 def aligned_empty(size: int, dtype: npt.DTypeLike) -> Array:

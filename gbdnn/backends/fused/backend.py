@@ -9,6 +9,7 @@ bit depends on their number.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -132,15 +133,7 @@ class FusedBackend(Backend):
         In training: one strip, half a strip where that exceeds 512 KiB, fewer for smaller batches.
         A tile of Y then stays in the second cache while the weights stream by.
         """
-        itemsize = dtype.itemsize
-        lanes, strip = kernels.VECTOR // itemsize, kernels.STRIP // itemsize
-        if batch is not None:
-            if features * kernels.STRIP > TILE:
-                strip //= 2
-            return min(strip, -(-max(batch, 1) // lanes) * lanes)
-        if features * kernels.STRIP > 2 * TILE:
-            return strip // 2
-        return min(max(TILE // (features * itemsize) // strip * strip, strip), 8 * strip)
+        return _width(features, dtype.itemsize, batch)
 
     def program(self, affines: Sequence[Affine]) -> FusedProgram | None:
         """Return affine maps of one dtype as one call for small batches."""
@@ -206,3 +199,16 @@ def _over_rows(
         share(lambda piece: task(piece, *arguments), pieces, threads)
     else:
         task(form.whole, *arguments)
+
+
+@cache
+def _width(features: int, itemsize: int, batch: int | None) -> int:
+    """Compute `FusedBackend.width`."""
+    lanes, strip = kernels.VECTOR // itemsize, kernels.STRIP // itemsize
+    if batch is not None:
+        if features * kernels.STRIP > TILE:
+            strip //= 2
+        return min(strip, -(-max(batch, 1) // lanes) * lanes)
+    if features * kernels.STRIP > 2 * TILE:
+        return strip // 2
+    return min(max(TILE // (features * itemsize) // strip * strip, strip), 8 * strip)
