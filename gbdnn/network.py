@@ -17,7 +17,7 @@ from gbdnn.backends.workers import apart
 from gbdnn.compaction import compacted
 from gbdnn.data.inputs import SequenceInputs, as_inputs
 from gbdnn.errors import DtypeError, FileFormatError, InputError, choose
-from gbdnn.execution import executor, skipping, streaming
+from gbdnn.execution import executor, streaming
 from gbdnn.execution.first import FirstOfSparse, suits
 from gbdnn.execution.source import ArraySink, Source
 from gbdnn.execution.steps import Compiled, Step, compiled, grouped, prepared_step
@@ -297,7 +297,7 @@ class Network(Source):
         chosen = get_backend(backend)
         self.compiled(chosen)
         self.predict(np.zeros((1, self.in_features), self.dtype), backend=backend)
-        skipping.warm_up(chosen, self.dtype)
+        chosen.warm_up(self.dtype)
 
     def _behind_first(self, inputs: Any) -> tuple[Network | None, FirstOfSparse]:
         """Return the network behind its first layer, None if that is all, and its inputs."""

@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from gbdnn.backends import columns
 from gbdnn.backends.recurrences import Scan, ScanGrad
 from gbdnn.errors import BackendError
 from gbdnn.types import Array
@@ -313,14 +312,6 @@ class Backend:
     def program(self, affines: Sequence[Affine]) -> Program | None:
         """Return affine maps as one call for small batches; None if there is no such."""
         return None
-
-    def constant_columns(self, Y: Array) -> Array:
-        """Return for each column of Y, shape (features, width), whether all values are equal."""
-        return columns.constant(Y)
-
-    def pack_columns(self, Y: Array, chosen: Array, out: Array) -> None:
-        """Copy columns `chosen` of Y to the front of `out`, and fill its others with zeros."""
-        columns.pack(Y, chosen, out)
 
     def warm_up(self, dtype: np.dtype[Any]) -> None:
         """Load or compile what may be needed beside the kernels of weights."""
