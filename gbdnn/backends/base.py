@@ -111,6 +111,7 @@ class Program:
         self,
         source: Array,
         target: Array,
+        *,
         width: int,
         threads: int,
         check: bool,

@@ -132,10 +132,12 @@ def _run_compiled(
     if taken is None or not direct:
         taken = _neuron_major(whole.out_features, inputs)
     constants = whole.stays if skip else None
-    done = program.run(given, taken, width, threads, inputs.pending, constants)
+    done = program.run(given, taken, width=width, threads=threads, check=inputs.pending,
+                       constants=constants)  # fmt: skip
     if done is None:
         inputs.verify()  # raises, unless X was changed meanwhile
-        done = program.run(given, taken, width, threads, False, constants)
+        done = program.run(given, taken, width=width, threads=threads, check=False,
+                           constants=constants)  # fmt: skip
     for layer in whole.tail:
         layer.apply(taken)
     if not direct:

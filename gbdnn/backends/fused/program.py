@@ -140,6 +140,7 @@ class FusedProgram(Program):
         self,
         source: Array,
         target: Array,
+        *,
         width: int,
         threads: int,
         check: bool,
