@@ -60,6 +60,8 @@ compare = measured
 class AccuracyJob(Job):
     """One training: by which method, how sparse, which seed, on which data."""
 
+    told = ("method", "sparsity", "seed", "accuracy", "training_seconds")
+
     method: str
     sparsity: float
     seed: int = 0
@@ -74,7 +76,6 @@ class AccuracyJob(Job):
     def __post_init__(self) -> None:
         choose("methods", self.method, METHODS)
         checks.fraction("sparsities", self.sparsity)
-        object.__setattr__(self, "hidden", tuple(self.hidden))
 
     @property
     def begins_dense(self) -> bool:
@@ -146,13 +147,6 @@ class AccuracyJob(Job):
             "layer_nnz": [row["nnz"] for row in summary.rows if row["edges"]],
             "final_loss": result.history.records[-1]["loss"],
         }
-
-    def describe(self, record: Record) -> str:
-        """Return method, accuracy and time."""
-        return (
-            f"{self.method} {self.sparsity:g} seed {self.seed}: "
-            f"{record['accuracy']:.2%} in {record['training_seconds']:.1f} s"
-        )
 
 
 def jobs(

@@ -30,6 +30,8 @@ CHUNK = 1024  # columns that torch gets at a time; the fastest of 256 ... 60,000
 class ChallengeJob(Job):
     """One engine on the network, once after a warm-up on some inputs; loading is not timed."""
 
+    told = ("engine", "skip", "seconds")
+
     engine: str
     skip: bool
     neurons: int = 1024
@@ -54,11 +56,6 @@ class ChallengeJob(Job):
             )
         keys = ("seconds", "inputs", "nominal_edges", "effective_edges", "categories")
         return {key: result.record[key] for key in keys}
-
-    def describe(self, record: Record) -> str:
-        """Return engine and rate."""
-        rate = record["nominal_edges"] / record["seconds"] / 1e9
-        return f"{self.engine}, skip={self.skip}: {rate:,.1f} nominal GEdge/s"
 
 
 def compare(jobs: Sequence[ChallengeJob], out: Path, **options: Any) -> list[Record]:

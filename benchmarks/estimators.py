@@ -58,6 +58,8 @@ TASKS = {
 class EstimatorJob(Job):
     """Cross-validation of one estimator with its defaults on standardised samples."""
 
+    told = ("task", "engine", "hidden", "seed", "accuracy")
+
     task: str
     engine: str
     hidden: tuple[int, ...]
@@ -66,7 +68,6 @@ class EstimatorJob(Job):
     def __post_init__(self) -> None:
         choose("tasks", self.task, TASKS)
         choose("engine", self.engine, ENGINES)
-        object.__setattr__(self, "hidden", tuple(self.hidden))
 
     def measure(self) -> Record:
         """Return the mean accuracy of the folds; the seed is of the folds and of the estimator."""
@@ -101,15 +102,12 @@ class EstimatorJob(Job):
             "iterations": fitted.n_iter_,
         }
 
-    def describe(self, record: Record) -> str:
-        """Return the job and its accuracy."""
-        sizes = "-".join(map(str, self.hidden))
-        return f"{self.task}, {self.engine} {sizes}, seed {self.seed}: {record['accuracy']:.4f}"
-
 
 @dataclass(frozen=True, kw_only=True)
 class ImagesJob(Job):
     """``SparseMLPClassifier((1024, 1024), density=.05)`` on images, nothing else set."""
+
+    told = ("seed", "accuracy")
 
     images: str
     seed: int
@@ -131,10 +129,6 @@ class ImagesJob(Job):
             "density": model.density_,
             "fit_seconds": model.history_["seconds"][-1],
         }
-
-    def describe(self, record: Record) -> str:
-        """Return seed and accuracy."""
-        return f"images, seed {self.seed}: {record['accuracy']:.2%}"
 
 
 def jobs(

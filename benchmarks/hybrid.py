@@ -48,6 +48,8 @@ class HybridJob(Job):
         How long calls are timed.
     """
 
+    told = ("op", "words", "engine", "ms")
+
     engine: str
     op: str = "viterbi"
     words: int = 100
@@ -85,10 +87,6 @@ class HybridJob(Job):
         check = found[1] if self.op == "viterbi" else found.log_likelihood
         return {"ms": timed.seconds * 1e3, "spread": timed.spread, "check": float(check),
                 "nodes": len(graph.states), "entries": graph.transitions.nnz}  # fmt: skip
-
-    def describe(self, record: Record) -> str:
-        """Return engine, graph and time."""
-        return f"{self.op}, {self.words} words, {self.engine}: {record['ms']:.1f} ms"
 
 
 def jobs(words: Sequence[int], **settings: Any) -> list[HybridJob]:

@@ -40,6 +40,8 @@ RATE = 1e-4
 class LSTMJob(Job):
     """One engine on one layer; all make the same weights and samples from the seed."""
 
+    told = ("layer", "engine", "op", "density", "batch", "ms")
+
     layer: str
     engine: str
     op: str
@@ -82,13 +84,6 @@ class LSTMJob(Job):
         from benchmarks.recurrent_peers import torch_training
 
         return torch_training(network, X, self.threads, steps=STEPS, rate=RATE)
-
-    def describe(self, record: Record) -> str:
-        """Return layer, engine, density, batch and time."""
-        return (
-            f"{self.layer}, {self.engine}, {self.op}, {self.density:.0%}, batch {self.batch}: "
-            f"{record['ms']:.2f} ms"
-        )
 
 
 def _network(rng: np.random.Generator, layer: str, size: int, density: float) -> Network:

@@ -1,17 +1,17 @@
-"""One measurement in a process of its own: a job goes in as JSON, a record comes back as JSON."""
+"""One measurement in a process of its own: a job goes in pickled, a record comes back as JSON."""
 
 from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 __all__ = ["COMMAND", "ROOT", "Job", "Record", "environment", "run", "status_bytes"]
 
@@ -29,9 +29,11 @@ POOLS = (
 class Job:
     """What one process measures.
 
-    A subclass adds fields that JSON can say, among them `threads`, and stands in a module of
-    `benchmarks`.
+    A subclass adds fields that JSON can say, and stands in a module of `benchmarks`.
     """
+
+    told: ClassVar[tuple[str, ...]] = ()
+    """Fields and results that are shown when a record comes."""
 
     threads: int
 
@@ -52,7 +54,12 @@ class Job:
 
     def describe(self, record: Record) -> str:
         """Return a line about what was measured; "" for none."""
-        return ""
+        values = asdict(self) | record
+        return ", ".join(
+            f"{name} {values[name]:.4g}" if isinstance(values[name], float)
+            else f"{name} {values[name]}"
+            for name in self.told
+        )  # fmt: skip
 
 
 def run(job: Job, timeout: float | None = None) -> Record:
@@ -64,15 +71,13 @@ def run(job: Job, timeout: float | None = None) -> Record:
         What `Job.measure` returned, with `status` "ok"; or "failed" and a `reason`, whatever
         happened to the process.
     """
-    kind = type(job)
-    text = json.dumps([kind.__module__, kind.__qualname__, asdict(job)])
     # A session of its own: Ctrl-C reaches this process only, which then ends the other.
     process = subprocess.Popen(
         COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env=environment(job.threads), start_new_session=True, text=True, errors="replace",
+        env=environment(job.threads), start_new_session=True,
     )  # fmt: skip
     try:
-        answer, messages = process.communicate(text, timeout)
+        answer, messages = process.communicate(pickle.dumps(job), timeout)
     except subprocess.TimeoutExpired:
         _kill(process)
         return _failed(f"no result within {timeout:g} s")
@@ -86,7 +91,7 @@ def run(job: Job, timeout: float | None = None) -> Record:
     try:
         record: Record = json.loads(answer)
     except ValueError:
-        last = next((line for line in reversed(messages.splitlines()) if line.strip()), "")
+        *_, last = ("", *filter(str.strip, messages.decode(errors="replace").splitlines()))
         return _failed(f"the process ended with status {process.returncode}: {last}".strip(": "))
     return record
 
@@ -107,7 +112,7 @@ def _failed(reason: str) -> Record:
     return {"status": "failed", "reason": reason}
 
 
-def _kill(process: subprocess.Popen[str]) -> None:
+def _kill(process: subprocess.Popen[bytes]) -> None:
     """End a process and what it started."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
@@ -122,9 +127,8 @@ def main() -> None:
     _end_with_parent()
     answer = os.dup(1)
     os.dup2(2, 1)  # what libraries print must not mix with the record
-    module, name, fields = json.loads(sys.stdin.read())
     try:
-        job: Job = getattr(import_module(module), name)(**fields)
+        job: Job = pickle.load(sys.stdin.buffer)  # our own
         record = {"status": "ok"} | job.measure()
     except Exception as error:
         record = _failed(f"{type(error).__name__}: {error}".strip())

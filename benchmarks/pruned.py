@@ -40,14 +40,12 @@ MAIN = 64  # samples at a time that the sentence is about, if it was measured
 class PrunedJob(Job):
     """One engine on the model that a training leaves in a folder, at one batch size."""
 
+    told = ("engine", "batch", "ms")
+
     engine: str
     batch: int
     training: AccuracyJob
     folder: str
-
-    def __post_init__(self) -> None:
-        if isinstance(self.training, dict):  # as JSON has it
-            object.__setattr__(self, "training", AccuracyJob(**self.training))
 
     @property
     def path(self) -> Path:
@@ -71,10 +69,6 @@ class PrunedJob(Job):
         engine = engines.as_predict(peers.prepare(self.engine, *parts, self.threads))
         with engine.scope():
             return {"ms": 1e3 * measure(lambda: engine.run(X), timing).seconds}
-
-    def describe(self, record: Record) -> str:
-        """Return engine, batch and time."""
-        return f"{self.engine}, batch {self.batch}: {record['ms']:.3f} ms"
 
 
 def jobs(

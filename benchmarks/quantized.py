@@ -43,6 +43,8 @@ TARGETS = {1: {0.25: 4.0, 0.1: 6.0, 0.05: 5.0, 0.03: 4.0}, 8: FEW, 16: FEW, 64: 
 class QuantizedJob(Job):
     """One engine on one network at one batch size; all make the same network from the seed."""
 
+    told = ("engine", "density", "batch", "ms", "error")
+
     engine: str
     density: float
     batch: int
@@ -69,13 +71,6 @@ class QuantizedJob(Job):
         if self.engine in BITS:
             network = quantized(network, X, BITS[self.engine])
         return lambda X: network.predict(X, threads=self.threads)
-
-    def describe(self, record: Record) -> str:
-        """Return engine, density, batch, time and error."""
-        return (
-            f"{self.engine}, {self.density:.0%}, batch {self.batch}: {record['ms']:.3f} ms, "
-            f"error {record['error']:.2%}"
-        )
 
 
 def _network(rng: np.random.Generator, size: int, depth: int, density: float) -> Network:

@@ -9,53 +9,25 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-
-from gbdnn.layers import GRU
+import gbdnn
 from gbdnn.network import Network
 from gbdnn.types import Array
 
 __all__ = ["onnx_call", "torch_call", "torch_training"]
 
 Call = Callable[[Array], Any]
-# where ONNX has its gates among ours: i, o, f, c of an LSTM; z, r, n of a GRU
-ORDERS = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2)}
-
-
-def _matrices(network: Network) -> tuple[Array, Array, Array, Array]:
-    """Return W, U, and the biases of both products, as torch has them."""
-    layer = network.layers[0]
-    W, U = (w.to_dense(allow_dense=True) for w in (layer.weight, layer.recurrent))
-    bias = np.broadcast_to(layer.bias, len(W)).astype(W.dtype)
-    inner = np.zeros_like(bias)
-    if isinstance(layer, GRU):
-        inner[-len(W) // 3 :] = layer.recurrent_bias
-    return W, U, bias, inner
-
-
-def _module(network: Network, threads: int) -> Any:
-    """Return torch's module."""
-    import torch
-
-    torch.set_num_threads(threads)
-    layer = network.layers[0]
-    kind = torch.nn.GRU if isinstance(layer, GRU) else torch.nn.LSTM
-    module: Any = kind(layer.in_features, layer.out_features)
-    with torch.no_grad():
-        for parameter, value in zip(module.parameters(), _matrices(network), strict=True):
-            parameter.copy_(torch.from_numpy(value))
-    return module
 
 
 def torch_call(network: Network, threads: int) -> Call:
     """Return a function of samples (n, time, features) that torch computes."""
     import torch
 
-    module = _module(network, threads).eval()
+    torch.set_num_threads(threads)
+    module = gbdnn.to_torch(network)
 
     def run(X: Array) -> Any:
         with torch.inference_mode():
-            return module(torch.from_numpy(X).transpose(0, 1))[0].transpose(0, 1).numpy()
+            return module(torch.from_numpy(X)).numpy()
 
     return run
 
@@ -64,13 +36,14 @@ def torch_training(network: Network, X: Array, threads: int, *, steps: int, rate
     """Return the seconds of a step: forward, backward, Adam."""
     import torch
 
-    module = _module(network, threads)
+    torch.set_num_threads(threads)
+    module = gbdnn.to_torch(network).train()
     optimizer = torch.optim.Adam(module.parameters(), lr=rate)
-    samples, times = torch.from_numpy(X).transpose(0, 1), []
+    samples, times = torch.from_numpy(X), []
     for _ in range(steps):
         begin = time.perf_counter()
         optimizer.zero_grad()
-        module(samples)[0].square().mean().backward()
+        module(samples).square().mean().backward()
         optimizer.step()
         times.append(time.perf_counter() - begin)
     return median(times[2:])
@@ -92,42 +65,11 @@ def onnx_call(network: Network, threads: int, *, whole_numbers: bool) -> Call:
     options.intra_op_num_threads = threads
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "layer.onnx"
-        _write(network, path)
+        gbdnn.save_onnx(network, path)
         if whole_numbers:
             path = _quantized(path)
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-
-    def run(X: Array) -> Any:
-        given = np.ascontiguousarray(X.transpose(1, 0, 2))
-        return session.run(None, {name: given})[0][:, 0].transpose(1, 0, 2)
-
-    return run
-
-
-def _write(network: Network, path: Path) -> None:
-    """Write the layer as an ONNX model of one operator."""
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    layer = network.layers[0]
-    kind = "gru" if isinstance(layer, GRU) else "lstm"
-    order = ORDERS[kind]
-    W, U, bias, inner = (
-        np.concatenate([np.split(each, len(order))[gate] for gate in order])[None]
-        for each in _matrices(network)
-    )
-    values = {"W": W, "R": U, "B": np.concatenate([bias, inner], axis=1)}
-    options = {"linear_before_reset": 1} if kind == "gru" else {}
-    node = helper.make_node(kind.upper(), ["X", *values], ["Y"], hidden_size=layer.out_features,
-                            **options)  # fmt: skip
-    shapes = {"X": ["time", "batch", layer.in_features],
-              "Y": ["time", 1, "batch", layer.out_features]}  # fmt: skip
-    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes.items()]
-    held = [numpy_helper.from_array(np.ascontiguousarray(v), n) for n, v in values.items()]
-    graph = helper.make_graph([node], kind, ends[:1], ends[1:], held)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    onnx.save(model, path)
+    return lambda X: session.run(None, {"X": X})[0]
 
 
 def _quantized(path: Path) -> Path:

@@ -77,8 +77,6 @@ class SweepJob(Job):
     timing: Timing = field(default_factory=Timing)
 
     def __post_init__(self) -> None:
-        if isinstance(self.timing, dict):  # as JSON has it
-            object.__setattr__(self, "timing", Timing(**self.timing))
         choose("op", self.op, OPS)
         choose("bias", self.bias, BIASES)
         choose("dtype", self.dtype, ("float32", "float64"))

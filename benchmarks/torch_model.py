@@ -42,9 +42,6 @@ class MakingJob(Job):
     seed: int
     folder: str
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "widths", tuple(self.widths))
-
     @property
     def home(self) -> Path:
         """The folder of the files."""
@@ -94,10 +91,6 @@ class ModelJob(Job):
     batch: int
     making: MakingJob
     folder: str
-
-    def __post_init__(self) -> None:
-        if isinstance(self.making, dict):  # as JSON has it
-            object.__setattr__(self, "making", MakingJob(**self.making))
 
     def measure(self) -> Record:
         """Return the time of a prediction, and by how much the process grew for the model."""

@@ -56,6 +56,8 @@ class TrainingJob(Job):
         How long steps are timed.
     """
 
+    told = ("engine", "sparsity", "step_ms")
+
     engine: str
     sparsity: float
     widths: tuple[int, ...] = (1024, 4096, 4096, 10)
@@ -64,7 +66,6 @@ class TrainingJob(Job):
     seconds: float = 2.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "widths", tuple(self.widths))
         choose("engine", self.engine, engines())
         if len(self.widths) < 2 or min(self.widths) < 1:
             raise InputError("widths", "two or more numbers from 1 up", repr(self.widths))
@@ -191,11 +192,6 @@ class TrainingJob(Job):
             "input gradient": lambda: backend.input_grad(form, dZ, dY, threads),
             "weight gradient": lambda: backend.weight_grad(form, dZ, Y, grad, threads),
         }
-
-    def describe(self, record: Record) -> str:
-        """Return engine and time."""
-        what = f"{self.engine}, sparsity {self.sparsity:g}"
-        return f"{what}: {record['step_ms']:.2f} ms a step"
 
 
 def jobs(sparsities: Sequence[float], engines: Sequence[str], **settings: Any) -> list[TrainingJob]:

@@ -41,6 +41,8 @@ class TransducerJob(Job):
         How long calls are timed.
     """
 
+    told = ("engine", "ms")
+
     engine: str
     batch: int = 16
     frames: int = 50
@@ -72,10 +74,6 @@ class TransducerJob(Job):
         if not np.isfinite(record["check"]):
             raise BackendError(self.engine, "a finite result", repr(record["check"]))
         return record
-
-    def describe(self, record: Record) -> str:
-        """Return engine and time."""
-        return f"{self.engine}: {record['ms']:.2f} ms"
 
 
 Made = tuple[Callable[[], Any], Callable[[], float]]

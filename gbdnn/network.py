@@ -17,7 +17,7 @@ from gbdnn.backends.workers import apart
 from gbdnn.compaction import compacted
 from gbdnn.data.inputs import SequenceInputs, as_inputs
 from gbdnn.errors import DtypeError, FileFormatError, InputError, choose
-from gbdnn.execution import executor, skipping, streaming
+from gbdnn.execution import executor, streaming
 from gbdnn.execution.first import FirstOfSparse, suits
 from gbdnn.execution.source import ArraySink, Source
 from gbdnn.execution.steps import Compiled, Step, compiled, grouped, prepared_step
@@ -253,12 +253,8 @@ class Network(Source):
         inputs: Any = as_inputs(X, self.in_features, self.dtype, finite=check_finite, later=True,
                                 lengths=lengths, one_row=self.one_row)  # fmt: skip
         out = executor.result_array(inputs.rows, self.out_features, self.dtype)
-        options: dict[str, Any] = {
-            "backend": chosen,
-            "threads": check_threads(threads),
-            "width": None if batch_size is None else checks.count("batch_size", batch_size),
-            "skip": skip,
-        }
+        threads = check_threads(threads)
+        width = None if batch_size is None else checks.count("batch_size", batch_size)
         sink = ArraySink(out)
         source: Source | None = self
         if chosen.computes_sparse_first and suits(self._groups[0], inputs):
@@ -269,7 +265,8 @@ class Network(Source):
             if source is None:
                 inputs.write_to(sink)
             else:
-                executor.run(source, inputs, sink, progress=advance, **options)
+                executor.run(source, inputs, sink, backend=chosen, threads=threads, width=width,
+                             skip=skip, progress=advance)  # fmt: skip
         return inputs.split(out) if isinstance(inputs, SequenceInputs) else out
 
     __call__ = predict
@@ -300,7 +297,7 @@ class Network(Source):
         chosen = get_backend(backend)
         self.compiled(chosen)
         self.predict(np.zeros((1, self.in_features), self.dtype), backend=backend)
-        skipping.warm_up(chosen, self.dtype)
+        chosen.warm_up(self.dtype)
 
     def _behind_first(self, inputs: Any) -> tuple[Network | None, FirstOfSparse]:
         """Return the network behind its first layer, None if that is all, and its inputs."""

@@ -19,6 +19,7 @@ __all__ = ["Advance", "bar", "shown", "steps_bar"]
 
 Advance = Callable[[int], None]
 SECONDS = 15  # between two lines
+_NOTHING: AbstractContextManager[None] = nullcontext()
 
 
 @contextmanager
@@ -38,11 +39,13 @@ def bar(label: str, total: int) -> Iterator[Advance]:
 
 def shown(label: str, total: int, progress: Any) -> AbstractContextManager[Advance | None]:
     """Return what `progress` asks for: True is a bar, a callable itself, False nothing."""
-    if not isinstance(progress, bool) and not callable(progress):
-        raise DtypeError("progress", "True, False or a callable", repr(progress))
+    if progress is False:
+        return _NOTHING
     if progress is True:
         return bar(label, total)
-    return nullcontext(progress if callable(progress) else None)
+    if not callable(progress):
+        raise DtypeError("progress", "True, False or a callable", repr(progress))
+    return nullcontext(progress)
 
 
 @contextmanager

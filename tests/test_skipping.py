@@ -9,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gbdnn import Identity, LeakyReLU, Linear, Network, ReLU, Sigmoid, as_csr
+from gbdnn.execution.skipping import drop
 from gbdnn.layers import Softmax, Tanh
 
 seeds = st.integers(0, 2**32 - 1)
@@ -162,3 +163,18 @@ def test_backends_really_keep_what_is_claimed(backend, seed, ulps):
         X = np.full((19, 20), 32.0)
         result = Network([layer, ReLU(32)]).predict(X, backend=backend, skip=False)
         np.testing.assert_array_equal(result, 32)
+
+
+def test_final_columns_are_set_aside_and_gaps_closed(rng):
+    """NaN is no constant, a constant that nobody keeps stays, the padding becomes zeros."""
+    ids, Y = np.arange(100, 112), rng.standard_normal((30, 16)).astype(np.float32)
+    Y[:, [2, 7]], Y[:, 5], Y[:, 9], Y[:, 10], aside = 0, 3, np.nan, 4, []
+    Y[17, 7] = 1  # behind the rows that are looked at one by one
+    left, packed = drop(
+        ids, Y, frozenset({0.0, 3.0}), lambda *given: aside.append(given),
+        lambda columns: np.full((30, 16), np.nan, np.float32), force=True,
+    )  # fmt: skip
+    assert {value: ids.tolist() for ids, value in aside} == {0.0: [102], 3.0: [105]}
+    np.testing.assert_array_equal(left, np.setdiff1d(ids, [102, 105]))
+    np.testing.assert_array_equal(packed[:, :10], Y[:, left - 100])
+    np.testing.assert_array_equal(packed[:, 10:], 0)

@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from gbdnn.backends import columns
 from gbdnn.backends.recurrences import Scan, ScanGrad
 from gbdnn.errors import BackendError
 from gbdnn.types import Array
@@ -315,14 +314,6 @@ class Backend:
         """Return affine maps as one call for small batches; None if there is no such."""
         return None
 
-    def constant_columns(self, Y: Array) -> Array:
-        """Return for each column of Y, shape (features, width), whether all values are equal."""
-        return columns.constant(Y)
-
-    def pack_columns(self, Y: Array, chosen: Array, out: Array) -> None:
-        """Copy columns `chosen` of Y to the front of `out`, and fill its others with zeros."""
-        columns.pack(Y, chosen, out)
-
     def warm_up(self, dtype: np.dtype[Any]) -> None:
         """Load or compile what may be needed beside the kernels of weights."""
 
@@ -360,7 +351,7 @@ def whole_strip(width: int) -> int:
     Kernels may sum in another order for narrow strips of columns than for wide ones. So that a
     column rounds alike in whatever tile it ends up, all tiles of a run consist of equal strips.
     """
-    return next(lanes for lanes in (LANES, 2 * LANES, STRIP) if lanes >= min(width, STRIP))
+    return LANES if width <= LANES else 2 * LANES if width <= 2 * LANES else STRIP
 
 
 def aligned_empty(size: int, dtype: npt.DTypeLike) -> Array:

@@ -21,7 +21,7 @@ from gbdnn.challenge.generate import Spec
 from gbdnn.challenge.images import InputBits
 from gbdnn.challenge.source import ChallengeSource
 from gbdnn.errors import InputError
-from gbdnn.execution import executor, skipping
+from gbdnn.execution import executor
 from gbdnn.execution.source import Work
 from gbdnn.files.disk import atomic_write
 from gbdnn.machine import check_threads, peak_rss_bytes, versions
@@ -121,7 +121,7 @@ def run(
     source = ChallengeSource(spec, data, compact)
     begin = time.perf_counter()
     source.load(engine, load_progress)
-    skipping.warm_up(engine, source.dtype)  # compiling does not count as inference
+    engine.warm_up(source.dtype)  # compiling does not count as inference
     load_seconds = time.perf_counter() - begin
     sink = ColumnSums(inputs.bits.count, spec.neurons)
     work = Work()

@@ -131,12 +131,13 @@ def _run_compiled(
         inputs.load(slice(0, inputs.count), given[None])
     if taken is None or not direct:
         taken = _neuron_major(whole.out_features, inputs)
-    run = partial(program.run, given, taken, width=width, threads=threads)
     constants = whole.stays if skip else None
-    done = run(check=inputs.pending, constants=constants)
+    done = program.run(given, taken, width=width, threads=threads, check=inputs.pending,
+                       constants=constants)  # fmt: skip
     if done is None:
         inputs.verify()  # raises, unless X was changed meanwhile
-        done = run(check=False, constants=constants)
+        done = program.run(given, taken, width=width, threads=threads, check=False,
+                           constants=constants)  # fmt: skip
     for layer in whole.tail:
         layer.apply(taken)
     if not direct:

@@ -17,12 +17,10 @@ import threading
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import numpy.typing as npt
 
-from gbdnn.backends.base import Backend
 from gbdnn.types import Array
 
-__all__ = ["Aside", "drop", "warm_up"]
+__all__ = ["Aside", "drop"]
 
 LOOK = 16  # rows that are looked at one by one before all are
 
@@ -52,7 +50,6 @@ class Aside:
 
 
 def drop(
-    backend: Backend,
     ids: Array,
     Y: Array,
     constants: frozenset[float],
@@ -85,7 +82,7 @@ def drop(
         candidates &= row == first
         if np.count_nonzero(candidates) < worthwhile:
             return ids, Y
-    final = backend.constant_columns(Y)[: len(ids)] & candidates
+    final = candidates & (Y[:, : len(ids)] == first).all(axis=0)
     if np.count_nonzero(final) < worthwhile:
         return ids, Y
     for value in constants:
@@ -93,13 +90,6 @@ def drop(
             put(ids[here], value)
     left = np.flatnonzero(~final)
     packed = empty(len(left))
-    backend.pack_columns(Y, left, packed)
+    np.take(Y, left, axis=1, out=packed[:, : len(left)], mode="clip")  # clip: unbuffered
+    packed[:, len(left) :] = 0
     return ids[left], packed
-
-
-def warm_up(backend: Backend, dtype: npt.DTypeLike) -> None:
-    """Let a backend load or compile what `drop` calls."""
-    backend.warm_up(np.dtype(dtype))
-    Y = np.zeros((2, 64), dtype)
-    backend.constant_columns(Y)
-    backend.pack_columns(Y, np.arange(32), np.empty_like(Y))

@@ -64,7 +64,7 @@ class Sink(Protocol):
         """Results `ids` have `value` in every feature."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class ArraySink:
     """Collects results in a (n_samples, out_features) array."""
 

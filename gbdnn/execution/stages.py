@@ -206,7 +206,7 @@ def _one_tile(this: Execution, stage: Stage, done: int, threads: int, tile: Tile
             edges += step.edges * len(ids)
             if constants:
                 ids, Y = drop(
-                    this.backend, ids, Y, constants, partial(this.aside.put, stage=stage.number),
+                    ids, Y, constants, partial(this.aside.put, stage=stage.number),
                     partial(empty, len(Y)), force=number == len(stage.steps),
                 )  # fmt: skip
                 if not len(ids):

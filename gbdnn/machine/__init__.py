@@ -49,11 +49,7 @@ def machine() -> dict[str, Any]:
                 break
     except OSError:
         pass
-    vectors = [
-        name
-        for name in ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16")
-        if name in flags.split()
-    ]
+    vectors = [name for name in EXTENSIONS if name in flags.split()]
     return {
         "processor": model,
         "cores": available_cores(),

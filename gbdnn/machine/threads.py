@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -84,8 +84,9 @@ class _Blas:
             before = [library.num_threads for library in own]
             if not self.users:
                 self.before = [library.num_threads for library in shared]
+            self.users.append(threading.get_ident())  # before anything is limited: see `allowed`
+            if len(self.users) == 1:
                 _limit(shared, [threads] * len(shared))
-            self.users.append(threading.get_ident())
         _limit(own, [threads] * len(own))
         return before
 
@@ -93,21 +94,21 @@ class _Blas:
         own, shared = _libraries()
         _limit(own, before)
         with self.lock:
-            self.users.remove(threading.get_ident())
-            if not self.users:
+            if len(self.users) == 1:
                 _limit(shared, self.before)
+            self.users.remove(threading.get_ident())
 
     def allowed(self) -> int:
         """Return the number of threads that others leave to OpenBLAS, or NONE."""
-        with self.lock:
-            own, shared = _libraries()
-            numbers = self.before if self.users else [each.num_threads for each in shared]
-            numbers = [
-                number
-                for number, library in zip(numbers, shared, strict=True)
-                if library.internal_api == "openblas"  # MKL's default is not the number of cores
-            ]
-            number = min([*numbers, *(each.num_threads for each in own)], default=NONE)
+        free = not self.users
+        numbers = [read() for _, read in _readers()]
+        if self.users or not free:  # they limit and restore only while they are among the users
+            with self.lock:
+                numbers = [
+                    self.before[place] if self.users and place is not None else read()
+                    for place, read in _readers()
+                ]
+        number = min(numbers, default=NONE)
         return number if number < BUILT_FOR else NONE
 
     def forget_others(self) -> None:
@@ -140,6 +141,22 @@ def _libraries() -> tuple[list[Any], list[Any]]:
     found = ThreadpoolController().select(user_api="blas").lib_controllers
     own = [each for each in found if getattr(each, "threading_layer", "") == "openmp"]
     return own, [each for each in found if each not in own]
+
+
+@cache
+def _readers() -> list[tuple[int | None, Callable[[], int]]]:
+    """Return what tells OpenBLAS's limits, and which of the shared libraries each belongs to.
+
+    Its own function where it is known: `num_threads` takes four times as long.
+    """
+    with _blas.lock:  # fork waits for it, and so for the import
+        own, shared = _libraries()
+    found: list[tuple[int | None, Callable[[], int]]] = []
+    for place, library in enumerate(shared):
+        if library.internal_api == "openblas":  # MKL's default is not the number of cores
+            symbols = (getattr(library.dynlib, name, None) for name in library.check_symbols)
+            found.append((place, next(filter(None, symbols), library.get_num_threads)))
+    return [*found, *((None, library.get_num_threads) for library in own)]
 
 
 @cache

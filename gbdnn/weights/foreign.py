@@ -142,6 +142,9 @@ def check_shape(name: str, shape: Any) -> tuple[int, int]:
 
 def numeric_array(values: Any, name: str) -> Array:
     """Return `values` as an ndarray of real numbers or bools; no copy if it already is one."""
+    if type(values) is np.ndarray:  # the usual case first: it counts for one row
+        check_real(name, values.dtype)
+        return values
     if np.ma.isMaskedArray(values) and np.ma.is_masked(values):
         raise InputError(name, "every value given", "a masked array", "Fill the masked values.")
     values = from_torch(values, name)

@@ -197,19 +197,6 @@ def test_arguments_are_left_alone(name, rng):
         np.testing.assert_array_equal(bias, copies[1])
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_columns(name, rng):
-    backend, Y = get_backend(name), tiles(rng, 1, 30, 16, np.float32)[0]
-    Y[:, [2, 7]] = 0
-    Y[:, 5] = 3
-    Y[:, 9] = np.nan
-    np.testing.assert_array_equal(np.flatnonzero(backend.constant_columns(Y)), [2, 5, 7])
-    chosen, out = np.array([0, 5, 12]), np.full((30, 16), np.nan, np.float32)
-    backend.pack_columns(Y, chosen, out)
-    np.testing.assert_array_equal(out[:, :3], Y[:, chosen])
-    np.testing.assert_array_equal(out[:, 3:], 0)
-
-
 # -- the table -------------------------------------------------------------------------------------
 
 

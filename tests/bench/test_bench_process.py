@@ -53,7 +53,7 @@ def test_only_what_is_missing_is_measured(tmp_path, answers):
     log, said = tmp_path / "log", []
     log.touch()
     answers(
-        f"import json, sys\njob = json.load(sys.stdin)\nopen({str(log)!r}, 'a').write('x')\n"
+        f"import json, sys\nsys.stdin.buffer.read()\nopen({str(log)!r}, 'a').write('x')\n"
         "print(json.dumps({'status': 'ok', 'seconds': 1.0}))"
     )
 

@@ -9,13 +9,14 @@ bit depends on their number.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from gbdnn.backends.arrays import check_affine, check_tiles, check_values
 from gbdnn.backends.base import UNBOUNDED, Affine, Backend, Bounds
-from gbdnn.backends.fused import columns, gradients, interpreter, kernels, through
+from gbdnn.backends.fused import gradients, interpreter, kernels, through
 from gbdnn.backends.fused.cells import recurrence, together
 from gbdnn.backends.fused.groups import Grouped, Piece, is_wide
 from gbdnn.backends.fused.integers.packed import prepared
@@ -104,7 +105,11 @@ class FusedBackend(Backend):
         check_affine(w, Y, bias, out)
         matrix = w.matrix(1) if isinstance(w, FusedWeight) else None
         columns = Y.shape[0] * Y.shape[2]
-        if columns == 0 or together.whole_strips(Y) or (matrix is None and not _whole_numbers(w)):
+        if (
+            columns == 0
+            or together.whole_strips(Y)
+            or (matrix is None and not isinstance(w, IntegerForm))
+        ):
             self.affine(w, Y, bias, out, threads=threads)
         elif matrix is not None and columns <= FEW:
             together.few_columns(matrix, Y, bias, out)
@@ -132,15 +137,7 @@ class FusedBackend(Backend):
         In training: one strip, half a strip where that exceeds 512 KiB, fewer for smaller batches.
         A tile of Y then stays in the second cache while the weights stream by.
         """
-        itemsize = dtype.itemsize
-        lanes, strip = kernels.VECTOR // itemsize, kernels.STRIP // itemsize
-        if batch is not None:
-            if features * kernels.STRIP > TILE:
-                strip //= 2
-            return min(strip, -(-max(batch, 1) // lanes) * lanes)
-        if features * kernels.STRIP > 2 * TILE:
-            return strip // 2
-        return min(max(TILE // (features * itemsize) // strip * strip, strip), 8 * strip)
+        return _width(features, dtype.itemsize, batch)
 
     def program(self, affines: Sequence[Affine]) -> FusedProgram | None:
         """Return affine maps of one dtype as one call for small batches."""
@@ -154,20 +151,6 @@ class FusedBackend(Backend):
         interpreter.layer_kernel(dtype, np.dtype(np.uint16))  # of layers up to 65,536 wide
         through.loaded()
         through.dropping(dtype)
-
-    def constant_columns(self, Y: Array) -> Array:
-        """Return for each column of Y whether all its values are equal; NaN equals nothing."""
-        found: Array = columns.constant(Y)
-        return found
-
-    def pack_columns(self, Y: Array, chosen: Array, out: Array) -> None:
-        """Copy columns `chosen` of Y to the front of `out`, and fill its others with zeros."""
-        columns.pack(Y, chosen, out)
-
-
-def _whole_numbers(w: Any) -> bool:
-    """True for weights whose sums are exact, in whatever order they are taken."""
-    return isinstance(w, IntegerForm)
 
 
 def _product(
@@ -206,3 +189,16 @@ def _over_rows(
         share(lambda piece: task(piece, *arguments), pieces, threads)
     else:
         task(form.whole, *arguments)
+
+
+@cache
+def _width(features: int, itemsize: int, batch: int | None) -> int:
+    """Compute `FusedBackend.width`."""
+    lanes, strip = kernels.VECTOR // itemsize, kernels.STRIP // itemsize
+    if batch is not None:
+        if features * kernels.STRIP > TILE:
+            strip //= 2
+        return min(strip, -(-max(batch, 1) // lanes) * lanes)
+    if features * kernels.STRIP > 2 * TILE:
+        return strip // 2
+    return min(max(TILE // (features * itemsize) // strip * strip, strip), 8 * strip)

@@ -72,11 +72,7 @@ class _Workspace:
     address: int
     states: Array
     kept: list[_State]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the buffers between layers."""
-        return sum(array.nbytes for state in self.kept for array in state.others)
+    nbytes: int  # of the buffers between layers
 
 
 def _rest(columns: int, lanes: int) -> int:
@@ -176,7 +172,9 @@ class FusedProgram(Program):
         edges = idle = 0
         for first, last, tiled in ((0, done, True), (done, count, False)):
             if first < last:
-                part = source[:, first:last], target[:, first:last]
+                part = source, target
+                if last - first < count:
+                    part = source[:, first:last], target[:, first:last]
                 found = self._job(*part, width, parts, check, tiled, finals)
                 if found is None:
                     return None
@@ -317,7 +315,8 @@ class FusedProgram(Program):
             interpreter.ENTRY: self._entry if entered else 0,
         }.items():  # fmt: skip
             job[word] = value
-        return _Workspace(job, address_of(job), table, states)
+        nbytes = sum(array.nbytes for state in states for array in state.others)
+        return _Workspace(job, address_of(job), table, states, nbytes)
 
     def _state(
         self, count: int, start: int, width: int, lanes: int, blocks: int,
