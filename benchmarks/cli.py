@@ -306,6 +306,26 @@ def bench_quantized(
     _compare(quantized, jobs, out, fresh, as_json, rounds)
 
 
+@bench.command("kernels")
+@_option("--kernels", _names("benchmarks.kernels", "KERNELS"), "By name.",
+         "float32 windows,int8 windows,int8 batch")  # fmt: skip
+@_option("--densities", DENSITIES, default="0.25,0.1,0.05,0.03,0.01")
+@_option("--size", COUNT, "Neurons of the layer.", 2048)
+@_option("--seed", click.IntRange(0), default=0)
+@ROUNDS
+@run_options
+def bench_kernels(
+    kernels: Any, rounds: int, out: Path, fresh: bool, as_json: bool, **layer: Any
+) -> None:
+    """Compare kernels of the fused backend with the same ones in C++, compiled by g++.
+
+    Writes kernels.json and kernels.md.
+    """
+    from benchmarks import kernels as module
+
+    _compare(module, module.jobs(kernels, **layer), out, fresh, as_json, rounds)
+
+
 @bench.command("lstm")
 @_option("--engines", _names("benchmarks.lstm", "ENGINES"),
          "int8 has rounded weights and activations, torch and onnx have dense weights.",

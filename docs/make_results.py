@@ -34,7 +34,8 @@ def main(out: Path) -> None:
     before = sections((DOCS / "results.md").read_text())
     writers: list[Callable[[Path], str]] = [
         targets, landing, challenge, networks, mlp, biases, small, kepner, training, sparse_linear,
-        torch_model, quantized, recurrent, low_precision, low_precision_rows, accuracy, estimators,
+        torch_model, quantized, kernels, recurrent, low_precision, low_precision_rows, accuracy,
+        estimators,
     ]  # fmt: skip
     found: dict[str, str] = {}
     for writer in writers:
@@ -211,6 +212,12 @@ def quantized(out: Path) -> str:
         "`gbdnn bench quantized --threads 1`. Asked is what 8 bits should reach against float32;\n"
         "dense engines of other libraries have the same network with all its zeros.\n\n" + text
     )
+
+
+def kernels(out: Path) -> str:
+    """Return the comparison of kernels with those in C++."""
+    text = (out / "kernels" / "kernels.md").read_text()
+    return "## Kernels beside C++\n\n`gbdnn bench kernels`, g++ -O3.\n\n" + text
 
 
 def recurrent(out: Path) -> str:

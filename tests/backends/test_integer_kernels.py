@@ -17,16 +17,17 @@ from numba.core.registry import cpu_target
 from gbdnn import CSR, Levels, Linear, Network, ReLU, as_csr, integer_weight
 from gbdnn.backends import get_backend
 from gbdnn.backends.base import Affine, aligned_empty
-from gbdnn.backends.fused import program
+from gbdnn.backends.fused import compilation, program
 from gbdnn.backends.fused.integers import packed, records
 from gbdnn.backends.fused.integers.packed import PackedIntegers
 from gbdnn.backends.fused.integers.packing import as_units, as_windows, limit_of
 from gbdnn.backends.fused.integers.prepared import FusedIntegers
-from gbdnn.backends.fused.integers.vectors import PLACE, ROWS, WINDOW
+from gbdnn.backends.fused.integers.vectors import PLACE, WINDOW
 from gbdnn.backends.fused.integers.vnni import form as vnni
 from gbdnn.backends.fused.integers.vnni import layer as wide
 from gbdnn.backends.fused.integers.vnni import packing as wide_packing
 from gbdnn.backends.fused.integers.vnni.form import VnniIntegers
+from gbdnn.backends.fused.windows import ROWS
 
 LEVELS = {
     "unsigned": Levels(1.0, 0, 0, 255),
@@ -237,15 +238,15 @@ def test_packing_keeps_every_entry_and_the_limit(rows, columns, density, most, s
     found = np.zeros((len(windows.targets), columns + WINDOW), int)
     weights = windows.weights.astype(int).reshape(-1, ROWS, 2)
     places = np.stack([windows.places & 15, windows.places >> 4], axis=1).reshape(weights.shape)
-    group = np.repeat(np.arange(len(windows.table) - 1), np.diff(windows.table) * windows.steps)
+    group = np.repeat(np.arange(len(windows.table) - 1), np.diff(windows.table) * windows.together)
     target = group[:, None, None] * ROWS + np.arange(ROWS)[:, None]
     place = windows.starts.astype(int)[:, None, None] + places
     np.add.at(found, (np.broadcast_to(target, place.shape), place), weights)
     used = windows.targets >= 0
     np.testing.assert_array_equal(found[used, :columns], want[windows.targets[used]])
     assert not found[~used].any()
-    sums = weights.reshape(-1, windows.steps, ROWS, 2).transpose(0, 2, 1, 3)
-    sums = sums.reshape(len(sums), ROWS, 2 * windows.steps)
+    sums = weights.reshape(-1, windows.together, ROWS, 2).transpose(0, 2, 1, 3)
+    sums = sums.reshape(len(sums), ROWS, 2 * windows.together)
     assert np.maximum(sums, 0).sum(axis=2).max(initial=0) * span < 2**15
     assert np.minimum(sums, 0).sum(axis=2).min(initial=0) * span > -(2**15)
 
@@ -271,13 +272,13 @@ def test_quads_and_windows_keep_every_entry(rows, columns, density, most, uneven
 
     windows = wide_packing.as_windows(*given, columns, nibbles=most == 7)
     weights = windows.weights
-    if windows.nibbles:
+    if most == 7:
         both = np.stack([weights << 4 >> 4, weights >> 4], axis=1)
         weights = both.reshape(-1, wide_packing.STEP)
-    shape = (-1, wide_packing.ROWS, wide_packing.SLOTS)
+    shape = (-1, ROWS, wide_packing.SLOTS)
     weights, places = weights.astype(int).reshape(shape), windows.places.reshape(shape)
     group = np.repeat(np.arange(len(windows.table) - 1), 2 * np.diff(windows.table))
-    targets = windows.targets.reshape(-1, wide_packing.ROWS)[group][:, :, None]
+    targets = windows.targets.reshape(-1, ROWS)[group][:, :, None]
     place = windows.starts.astype(int)[:, None, None] + places
     assert place.max(initial=0) < -(-columns // 64) * 64
     assert windows.starts.max(initial=0) <= -(-columns // 64) * 64 - 64
@@ -339,7 +340,7 @@ def test_codes_are_not_handed_over_where_that_could_change_a_bit(rng):
         last = weight_of(np.eye(4, rows, dtype=int), Levels(step, 40, 0, 255))
         affines = [Affine(fused.prepare(first), np.full(1, bias, np.float32)),
                    Affine(fused.prepare(last), np.zeros(1, np.float32))]  # fmt: skip
-        made = [affine.weight.record(affine, False, 1) for affine in affines]
+        made = [affine.weight.record(affine, 1, 1) for affine in affines]
         vnni.link(affines, made, entered=False)
         assert made[0][wide.GIVES] == made[1][wide.TAKES]
         return bool(made[0][wide.GIVES])
@@ -387,7 +388,7 @@ def test_a_record_names_its_own_biases(rng):
         prepared(weight, (KINDS[-1], False)),
         [np.arange(8, dtype=np.float32), np.zeros(1, "f4")],
     )
-    made = [form.record(Affine(form, bias), False, 2) for bias in biases]
+    made = [form.record(Affine(form, bias), 1, 2) for bias in biases]
     assert [record[records.BIAS_LENGTH] for record in made] == [8, 1]
     assert made[0][records.BIAS] != made[1][records.BIAS]
 
@@ -404,7 +405,7 @@ def test_a_record_names_its_own_biases(rng):
 def test_instructions_are_those_that_numba_compiles_for(monkeypatch, features, kind):
     codegen = SimpleNamespace(magic_tuple=lambda: ("triple", "name", features))
     target = SimpleNamespace(target_context=SimpleNamespace(codegen=lambda: codegen))
-    monkeypatch.setattr(records, "cpu_target", target)
+    monkeypatch.setattr(compilation, "cpu_target", target)
     assert records.instructions() == kind
 
 

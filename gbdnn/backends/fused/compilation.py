@@ -19,6 +19,7 @@ from numba.core import event, sigutils
 from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
 from numba.core.ccallback import CFunc
 from numba.core.compiler_lock import global_compiler_lock
+from numba.core.registry import cpu_target
 
 from gbdnn.backends.workers import apart
 from gbdnn.machine.locks import starting, wait_at_fork
@@ -26,9 +27,18 @@ from gbdnn.machine.locks import starting, wait_at_fork
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["array_type", "c_function", "compiled", "jit", "load"]
+__all__ = ["array_type", "c_function", "compiled", "jit", "load", "supports"]
 
 DIGEST = 32  # bytes of a sha256
+
+
+def supports(*features: str) -> bool:
+    """Return whether numba compiles for all of these features of a processor.
+
+    numba's cache on disk has the same features in its keys.
+    """
+    _, _, known = cpu_target.target_context.codegen().magic_tuple()
+    return set(known.split(",")).issuperset(f"+{feature}" for feature in features)
 
 
 def jit(function: Any, **options: Any) -> Any:

@@ -117,7 +117,7 @@ class FusedProgram(Program):
         self._entry = entry_kernel(self.dtype) if computes_here(affines[0]) else 0
         self._few = few_of(affines) if computes_here(affines[-1]) else 0
         self._participant = interpreter.participant(self.dtype)
-        self._tables: dict[tuple[bool, int, bool, bool, int], Array] = {}
+        self._tables: dict[tuple[bool, bool, int, bool, bool, int], Array] = {}
         self._constant_tables: dict[tuple[frozenset[float], ...], Array] = {}
         self._spare: dict[Any, _Workspace] = {}
         self._comparisons: dict[Any, helpers.Comparison] = {}
@@ -293,11 +293,11 @@ class FusedProgram(Program):
             phases = int(not in_place) + depth + int(not out_place)
             blocks = self._blocks * parts if parts > 1 else 1
             narrow = _narrow(rest)
-            states = [
-                self._state(count - rest, 0, width, lanes, blocks, constants, ways),
-                self._state(rest, count - rest, narrow, narrow, blocks, None, ways),
-            ]
-            states = [state for state in states if state.words[through.TOTAL]]
+            sections = (
+                (count - rest, 0, width, lanes, blocks, constants, ways),
+                (rest, count - rest, narrow, narrow, blocks, None, ways),
+            )
+            states = [self._state(*each) for each in sections if each[0]]
         table = aligned_empty(len(states) * through.STATE, np.int64).reshape(len(states), -1)
         table[:] = [state.words for state in states]
         job = aligned_empty(helpers.words_of(phases, parts), np.int64)
@@ -330,7 +330,7 @@ class FusedProgram(Program):
             room = -(-count // width) * section
             buffers = aligned_empty(room, self.dtype), aligned_empty(room, self.dtype)
         ids, finals, flags = np.empty(count, np.int64), np.empty(count), np.empty(count, np.uint8)
-        program = self._table(is_wide(width * self.dtype.itemsize), blocks, *ways)
+        program = self._table(width, blocks, *ways)
         words = np.zeros(through.STATE, np.int64)
         arrays = {
             through.PROGRAM: program, through.FEATURES: self._features,
@@ -359,16 +359,17 @@ class FusedProgram(Program):
             table = self._constant_tables.setdefault(key, table)  # jobs know its address
         return table
 
-    def _table(self, wide: bool, blocks: int, linked: bool, entered: bool, pitch: int) -> Array:
-        """Return the table for a Y with wide rows or narrow ones, and so many blocks of rows.
+    def _table(self, columns: int, blocks: int, linked: bool, entered: bool, pitch: int) -> Array:
+        """Return the table for a Y with so many columns, and so many blocks of rows.
 
         `linked` layers hand codes over, and the first one gets codes where the input is `entered`;
         for `pitch` see `link`.
         """
-        key = wide, blocks, linked, entered, pitch
+        # one column, narrow rows, wide rows
+        key = columns == 1, is_wide(columns * self.dtype.itemsize), blocks, linked, entered, pitch
         table = self._tables.get(key)
         if table is None:
-            records = [affine.weight.record(affine, wide, blocks) for affine in self._affines]
+            records = [affine.weight.record(affine, columns, blocks) for affine in self._affines]
             if linked:
                 link(self._affines, records, entered=entered, pitch=pitch)
             starts = np.cumsum([len(records), *map(len, records)])[:-1]

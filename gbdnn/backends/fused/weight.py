@@ -10,27 +10,27 @@ In training both stand over one vector of values:
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
 
 from gbdnn.backends.arrays import owned
 from gbdnn.backends.base import Affine, Prepared
 from gbdnn.backends.fused import gradients, interpreter
-from gbdnn.backends.fused.groups import Grouped, group_dense, group_rows, ungrouped
+from gbdnn.backends.fused.cells import single, windows
+from gbdnn.backends.fused.cells.matrix import Matrix
+from gbdnn.backends.fused.groups import Grouped, group_dense, group_rows, is_wide, ungrouped
 from gbdnn.backends.fused.helpers import address_of
 from gbdnn.backends.fused.kernels import load_product
 from gbdnn.backends.workers import share
 from gbdnn.types import Array
 from gbdnn.weights import Weight
 
-if TYPE_CHECKING:
-    from gbdnn.backends.fused.cells.matrix import Matrix
-
 __all__ = ["FusedWeight"]
 
 SHORT = 1 << 14  # entries of a product that takes less time than a call from Python
+WORTH = 0.85  # of the time, that windows must not exceed to be worth their memory
 SMALL = 1 << 16  # entries below which a second thread does not help to refresh W^T
 
 
@@ -81,7 +81,10 @@ class FusedWeight(Prepared):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of indices, values and tables, in training with the pattern; shared ones once."""
+        """Bytes of indices, values and tables, in training with the pattern; shared ones once.
+
+        Forms that are made when they are first needed count from then on.
+        """
         nbytes = self.rows.nbytes
         if self.trained:
             pattern = self.pattern
@@ -89,7 +92,7 @@ class FusedWeight(Prepared):
             if not np.shares_memory(self.rows.indices, pattern.indices):
                 nbytes += pattern.indices.nbytes
             nbytes += sum(each[2].nbytes for starts in self._starts.values() for each in starts)
-        return nbytes
+        return nbytes + sum(matrix.nbytes for matrix in self._matrices.values())
 
     # -- training ----------------------------------------------------------------------------------
 
@@ -140,17 +143,17 @@ class FusedWeight(Prepared):
         if dense or max(rows, columns) > 1 << 16:
             return None
         if (gates, across) not in self._matrices:
-            self._matrices[gates, across] = self._new_matrix(gates, across)
+            # of two threads that make it both get the first one: programs know its address
+            self._matrices.setdefault((gates, across), self._new_matrix(gates, across))
         return self._matrices[gates, across]
 
     def _new_matrix(self, gates: int, across: bool) -> Matrix:
         import scipy.sparse as sp
 
-        from gbdnn.backends.fused.cells.matrix import Matrix
-
         pattern = self.pattern if self._weight is None else self._weight.plain().pattern()
         values = self.values if self.trained else pattern.full_values
-        indptr, indices, order = pattern.indptr, pattern.indices, np.arange(self.edges)
+        indptr, indices = pattern.indptr, pattern.indices
+        order = np.arange(self.edges) if self.trained else None
         rows, columns = self.shape
         if across:
             flipped = sp.csr_array((order, indices, indptr), shape=self.shape).tocsc()
@@ -160,18 +163,46 @@ class FusedWeight(Prepared):
 
     # -- programs ----------------------------------------------------------------------------------
 
-    def record(self, affine: Affine, wide: bool, blocks: int) -> list[int]:
+    def record(self, affine: Affine, columns: int, blocks: int) -> list[int]:
         """Return the layer's words in a program; the first is the address of its kernel.
 
         Parameters
         ----------
         affine : Affine
             Whose weight this is.
-        wide : bool
-            Rows of Y are wide: see `groups.is_wide`.
+        columns : int
+            Of Y. One column goes by windows where they are faster, a form that is made for it.
         blocks : int
             Parts of the layer's rows that the kernel can be asked for.
         """
+        words = self._record(affine, is_wide(columns * self.dtype.itemsize), blocks)
+        if columns == 1 and self._by_windows:
+            matrix = self.matrix(1)
+            assert matrix is not None
+            return single.record(matrix, affine, words, blocks)
+        return words
+
+    @cached_property
+    def _by_windows(self) -> bool:
+        """True if windows are faster for one column.
+
+        That depends on how many of a step's places are filled. Rows with equal columns, or with one
+        value for all, take fewer bytes as they are.
+        """
+        part, kind = self.rows.parts[-1:], windows.kind()
+        plain = self.dtype == np.float32 and not self.trained and len(self.rows.parts) == 1
+        if not plain or kind is None or part[0].rows > 1 or len(part[0].values) <= 1:
+            return False
+        table, columns = part[0].table, self.shape[1]
+        indptr = np.append(table[:, 0], table[-1, 1])
+        if (table[:, 0] != table[:, 2]).any() or max(self.shape) > 1 << 16:
+            return False
+        steps = windows.steps_of(indptr, self.rows.indices, columns)
+        if steps is None or steps * kind.bytes > kind.most:
+            return False
+        return steps * kind.entries < WORTH * self.edges
+
+    def _record(self, affine: Affine, wide: bool, blocks: int) -> list[int]:
         shares = self.rows.suited(wide).shares(blocks)
         bounds = np.array(affine.bounds, np.float64).view(np.int64)
         kernel = interpreter.layer_kernel(self.dtype, self.rows.indices.dtype)

@@ -15,7 +15,7 @@ import numpy as np
 from numba import carray, from_dtype, int64
 
 from gbdnn.backends.fused.cells.slices import Slices, block_rows, slices, sums
-from gbdnn.backends.fused.cells.windows import Windows, window_sums, windows
+from gbdnn.backends.fused.cells.windows import FloatWindows, window_sums, windows
 from gbdnn.backends.fused.helpers import address_of, inner
 from gbdnn.backends.fused.instructions import code_stamp, compiled_address, pointer
 from gbdnn.backends.fused.kernels import STRIP
@@ -25,7 +25,7 @@ from gbdnn.types import Array
 __all__ = ["Matrix", "adding"]
 
 # Words of a matrix; WINDOWED: by windows
-WINDOWED, STARTS, TABLE, COLUMNS, VALUES, PLACES, MATRIX_WORDS = range(7)
+WINDOWED, STARTS, TABLE, COLUMNS, VALUES, PLACES, TARGETS, MATRIX_WORDS = range(8)
 
 
 class Matrix:
@@ -37,20 +37,22 @@ class Matrix:
         CSR; the columns of a row ascend, and are below 2^16.
     values : ndarray
         Of the entries, in the order `order` has: entry k of the CSR is ``values[order[k]]``.
-    order : ndarray of int64
+    order : ndarray of int64 or None
+        None: entry k is ``values[k]``, and values never change.
     gates : int
         Rows of a cell.
     columns : int
     """
 
     def __init__(
-        self, indptr: Array, indices: Array, values: Array, order: Array, gates: int, columns: int
-    ) -> None:
+        self, indptr: Array, indices: Array, values: Array, order: Array | None, gates: int,
+        columns: int,
+    ) -> None:  # fmt: skip
         self.indptr, self.indices, self.order = indptr.astype(np.int64), indices, order
         self.values, self.columns = values, columns
         self.rows = block_rows(np.diff(self.indptr), gates)
         self._slices: Slices | None = None
-        self._windows: Windows | None = None
+        self._windows: FloatWindows | None = None
         self._words: dict[bool, Array] = {}
         self._lock = lock_of(self)
 
@@ -63,6 +65,25 @@ class Matrix:
     def edges(self) -> int:
         """Number of entries."""
         return len(self.indices)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the orders that were made."""
+        return sum(form.nbytes for form in (self._slices, self._windows) if form is not None)
+
+    @property
+    def steps(self) -> Array:
+        """The number of the first step of each block, and of all, for one column by windows."""
+        form = self.windows
+        assert form is not None
+        found: Array = form.windows.table[form.starts]
+        return found
+
+    @property
+    def windows(self) -> FloatWindows | None:
+        """What one column goes by, if the processor and the matrix suit it."""
+        self.address(1)
+        return self._windows
 
     def refresh(self, values: Array) -> None:
         """Take over new values of the entries."""
@@ -80,18 +101,22 @@ class Matrix:
             return address_of(self._words[narrow])
 
     def _made(self, narrow: bool) -> Array:
-        given = self.indptr, self.indices, self.values, self.order, self.rows
+        fixed = self.order is None
+        order = np.arange(self.edges) if self.order is None else self.order
+        given = self.indptr, self.indices, self.values, order, self.rows
         if narrow and self._windows is None:
-            self._windows = windows(*given, self.columns)
-        form: Slices | Windows | None = self._windows if narrow else None
+            self._windows = windows(*given, self.columns, fixed=fixed)
+        form: Slices | FloatWindows | None = self._windows if narrow else None
         if form is None:
-            form = self._slices = self._slices or slices(*given)
+            form = self._slices = self._slices or slices(*given, fixed=fixed)
         words = np.zeros(MATRIX_WORDS, np.int64)
-        arrays = {STARTS: form.starts, TABLE: form.table, COLUMNS: form.columns,
-                  VALUES: form.values}  # fmt: skip
-        if isinstance(form, Windows):
-            words[WINDOWED] = 1
-            arrays[PLACES] = form.places
+        arrays = {STARTS: form.starts}
+        if isinstance(form, FloatWindows):
+            words[WINDOWED], steps = 1, form.windows
+            arrays |= {TABLE: steps.table, COLUMNS: steps.starts, VALUES: steps.weights,
+                       PLACES: steps.places, TARGETS: steps.targets}  # fmt: skip
+        else:
+            arrays |= {TABLE: form.table, COLUMNS: form.columns, VALUES: form.values}
         for word, array in arrays.items():
             words[word] = address_of(array)
         return words
@@ -131,8 +156,8 @@ def _add_products(matrix, block, y, out, width, spare, real):
     starts = carray(pointer(word[STARTS]), block + 2, int64)
     first, last = starts[block], starts[block + 1]
     if word[WINDOWED]:
-        window_sums(word[TABLE], first, last, word[COLUMNS], word[PLACES], word[VALUES], y, out,
-                    spare, real)  # fmt: skip
+        window_sums(word[TARGETS], word[TABLE], first, last, word[COLUMNS], word[PLACES],
+                    word[VALUES], y, out, spare, real)  # fmt: skip
         return
     size = np.int64(carray(pointer(0), 1, real).itemsize)
     lanes, done = STRIP // size, 0

@@ -15,7 +15,6 @@ from gbdnn.backends.fused import helpers
 from gbdnn.backends.fused.cells import steps
 from gbdnn.backends.fused.cells.matrix import Matrix, adding
 from gbdnn.backends.fused.cells.slices import CELLS
-from gbdnn.backends.fused.groups import is_wide
 from gbdnn.backends.fused.helpers import BLOCKS, FUNCTION, PHASES, WORDS, address_of, words_of
 from gbdnn.backends.recurrences import Scan, ScanGrad
 from gbdnn.types import Array
@@ -127,8 +126,7 @@ def _has_record(w: Any) -> bool:
 def _record(w: Any, bias: Array | None, Z: Array, blocks: int, keep: list[Any]) -> int:
     """Return the address of the words of a weight's own kernel; what they refer to is in `keep`."""
     vector = np.zeros(1, Z.dtype) if bias is None else bias
-    wide = is_wide(Z.shape[2] * Z.itemsize)
-    record = np.array(w.record(Affine(w, vector, UNBOUNDED), wide, blocks), np.int64)
+    record = np.array(w.record(Affine(w, vector, UNBOUNDED), Z.shape[2], blocks), np.int64)
     keep += [vector, record]
     return address_of(record)
 

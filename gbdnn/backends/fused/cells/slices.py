@@ -12,7 +12,7 @@ whatever batch it is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,11 @@ class Slices:
     order: Array
     padding: Array
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        return sum(getattr(self, each.name).nbytes for each in fields(self))
+
     def refresh(self, entries: Array) -> None:
         """Take over new values of the weight's entries."""
         if len(entries):
@@ -79,11 +84,12 @@ def block_rows(lengths: Array, gates: int) -> list[Array]:
 
 
 def slices(
-    indptr: Array, indices: Array, entries: Array, order: Array, blocks: list[Array]
-) -> Slices:
+    indptr: Array, indices: Array, entries: Array, order: Array, blocks: list[Array], *,
+    fixed: bool,
+) -> Slices:  # fmt: skip
     """Cut a matrix, CSR with the places `order` of its entries in `entries`, into slices.
 
-    `blocks` has the rows of each block.
+    `blocks` has the rows of each block. Values that are `fixed` are not refreshed.
     """
     lengths = np.diff(indptr)
     records, columns, places, starts, done = [], [], [], [0], 0
@@ -107,7 +113,7 @@ def slices(
         np.flatnonzero(place < 0),
     )  # fmt: skip
     made.refresh(entries)
-    return made
+    return replace(made, order=place[:0], padding=place[:0]) if fixed else made
 
 
 @intrinsic

@@ -6,11 +6,12 @@ import numpy as np
 
 from gbdnn.backends.fused.helpers import address_of
 from gbdnn.backends.fused.integers import layer, records
-from gbdnn.backends.fused.integers.packing import Windows, as_units, as_windows, limit_of
+from gbdnn.backends.fused.integers.packing import as_units, as_windows, limit_of
 from gbdnn.backends.fused.integers.prepared import FusedIntegers
-from gbdnn.backends.fused.integers.recorded import RecordedIntegers, cuts
+from gbdnn.backends.fused.integers.recorded import RecordedIntegers
 from gbdnn.backends.fused.integers.vectors import PLACE
 from gbdnn.backends.fused.integers.vnni.form import VnniIntegers
+from gbdnn.backends.fused.windows import Windows, cuts
 from gbdnn.backends.integers import IntegerForm
 from gbdnn.types import Array
 from gbdnn.weights import CSR, Integers
@@ -74,7 +75,7 @@ class PackedIntegers(RecordedIntegers):
         }  # fmt: skip
         ranges = [cuts(units.table, blocks)]
         if windows is not None:
-            words[layer.STEPS] = windows.steps
+            words[layer.STEPS] = windows.together
             arrays |= {
                 layer.GROUP_CONSTANTS: self.factors[2], layer.GROUP_SCALES: self.factors[3],
                 layer.GROUP_TABLE: windows.table, layer.TARGETS: windows.targets,

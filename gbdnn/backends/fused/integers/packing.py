@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 from numba import from_dtype, int8, int64, types, uint8
 
+from gbdnn.backends.fused import windows
 from gbdnn.backends.fused.compilation import array_type, compiled, jit
-from gbdnn.backends.fused.integers.vectors import PLACE, ROWS, STEP, WINDOW
+from gbdnn.backends.fused.integers.vectors import PLACE, STEP, WINDOW
+from gbdnn.backends.fused.windows import ROWS, Windows, by_length
 from gbdnn.types import Array
 
-__all__ = ["Units", "Windows", "as_units", "as_windows", "limit_of"]
+__all__ = ["Units", "as_units", "as_windows", "limit_of"]
 
 TOGETHER = (2, 4, 8)  # pairs of a unit, or steps
 WIDEN = 1.3  # pairs, or steps, that it costs as much as to widen the sums of a unit
@@ -48,33 +50,6 @@ class Units:
     def count(self) -> int:
         """Number of pairs."""
         return self.pairs * int(self.table[-1])
-
-
-@dataclass(frozen=True, eq=False)
-class Windows:
-    """Rows, sixteen together, as units of `steps` steps; see `vectors.window_sums`.
-
-    Group g has rows ``targets[16 g : 16 g + 16]``, -1 for none, and the units
-    ``table[g] ... table[g + 1] - 1``.
-    """
-
-    steps: int
-    table: Array
-    targets: Array
-    starts: Array
-    places: Array
-    weights: Array
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the arrays."""
-        arrays = (self.table, self.targets, self.starts, self.places, self.weights)
-        return sum(array.nbytes for array in arrays)
-
-    @cached_property
-    def count(self) -> int:
-        """Number of steps."""
-        return len(self.starts)
 
 
 def limit_of(span: int) -> int:
@@ -104,30 +79,25 @@ def as_units(indptr: Array, indices: Array, codes: Array, limit: int) -> Units:
 
 
 def as_windows(indptr: Array, indices: Array, codes: Array, limit: int) -> Windows:
-    """Return the rows as groups of steps; indices of a row must ascend. O(nnz)."""
+    """Return the rows as groups of steps; indices of a row must ascend. O(nnz).
+
+    See `vectors.window_sums` for the order of places and weights.
+    """
     _load(indices.dtype)
     indptr = indptr.astype(np.int64)
-    rows = len(indptr) - 1
-    targets = np.full(-(-rows // ROWS) * ROWS, -1, np.int64)
-    targets[:rows] = np.argsort(np.diff(indptr), kind="stable")  # rows of like length together
-    table = np.zeros(len(targets) // ROWS + 1, np.int64)
 
-    def slide(steps: int, starts: Array, places: Array, weights: Array, write: bool) -> int:
-        given = indptr, indices, codes, limit, steps, targets, table
-        counted: int = _slide(*given, starts, places, weights, write)
+    def slide(together: int, targets: Array, *rest: Any) -> int:
+        counted: int = _slide(indptr, indices, codes, limit, together, targets, *rest)
         return counted
 
-    def count(steps: int) -> int:
-        nothing = np.empty((0, STEP), np.uint8), np.empty((0, STEP), np.int8)
-        return slide(steps, indices[:0].copy(), *nothing, False)
+    def rooms(count: int) -> tuple[Array, Array, Array]:
+        return (
+            np.zeros(count, indices.dtype), np.zeros((count // 2, STEP), np.uint8),
+            np.zeros((count, STEP), np.int8),
+        )  # fmt: skip
 
-    steps = min(TOGETHER, key=lambda steps: count(steps) * (1 + WIDEN / steps))
-    counted = count(steps)
-    starts = np.zeros(counted, indices.dtype)
-    places = np.zeros((counted // 2, STEP), np.uint8)
-    weights = np.zeros((counted, STEP), np.int8)
-    slide(steps, starts, places, weights, True)
-    return Windows(steps, table, targets, starts, places, weights)
+    targets = by_length(indptr)
+    return windows.as_windows(slide, [(1 + WIDEN / n, n, targets) for n in TOGETHER], rooms)
 
 
 @jit

@@ -15,7 +15,7 @@ from gbdnn.backends.workers import share
 from gbdnn.types import Array
 from gbdnn.weights import CSR, Integers
 
-__all__ = ["RecordedIntegers", "cuts", "good_step"]
+__all__ = ["RecordedIntegers", "good_step"]
 
 SMALL = 1 << 22  # edges x columns below which a second thread costs more than it gives
 LATENCY = 16  # columns that one column costs as much as
@@ -74,7 +74,7 @@ class RecordedIntegers(IntegerForm):
         address = address_of(words)
         share(lambda block: records.run_layer(address, block, Y, out), range(blocks), blocks)
 
-    def record(self, affine: Affine, wide: bool, blocks: int) -> list[int]:
+    def record(self, affine: Affine, columns: int, blocks: int) -> list[int]:
         """Return the layer's words in a program; see `FusedWeight.record`."""
         words: list[int] = self._words(affine.bias, affine.bounds, False, blocks).tolist()
         return words
@@ -107,14 +107,6 @@ class RecordedIntegers(IntegerForm):
     def template(self, blocks: int) -> Array:
         """Return the words of a record, with its cuts, where they are not the same for all."""
         raise NotImplementedError
-
-
-def cuts(table: Array, blocks: int) -> Array:
-    """Cut the rows of a table into ranges of about equal work."""
-    work = table + np.arange(len(table))  # a row costs something beside its entries
-    found: Array = np.searchsorted(work, work[-1] * np.arange(blocks + 1) / blocks)
-    found[-1] = len(table) - 1
-    return found
 
 
 def good_step(step: float) -> bool:

@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 from numba import carray, float64, int64, uint8
-from numba.core.registry import cpu_target
 
-from gbdnn.backends.fused.compilation import jit
+from gbdnn.backends.fused.compilation import jit, supports
 from gbdnn.backends.fused.helpers import inner
 from gbdnn.backends.fused.instructions import call, load, pointer
 from gbdnn.backends.fused.integers.vectors import BLOCKS as NUMBERS
@@ -40,16 +39,8 @@ LINE = 64
 
 
 def instructions() -> str:
-    """Return the first of INSTRUCTIONS that numba compiles for on this processor, or "none".
-
-    numba's cache on disk has the same features in its keys.
-    """
-    _, _, features = cpu_target.target_context.codegen().magic_tuple()
-    found = set(features.split(","))
-    for name, needed in INSTRUCTIONS.items():
-        if found.issuperset(f"+{feature}" for feature in needed):
-            return name
-    return "none"
+    """Return the first of INSTRUCTIONS that numba compiles for on this processor, or "none"."""
+    return next((name for name, each in INSTRUCTIONS.items() if supports(*each)), "none")
 
 
 @jit

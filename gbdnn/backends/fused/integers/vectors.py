@@ -29,6 +29,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from gbdnn.backends.fused.kernels import BYTE, WORD, splat, word
+from gbdnn.backends.fused.windows import ROWS
 
 __all__ = [
     "BLOCKS", "DOUBT", "NUMBER", "PLACE", "ROWS", "SHORT", "SLOTS", "STEP", "STRIPS", "WINDOW",
@@ -38,7 +39,7 @@ __all__ = [
 BLOCKS = (32, 8)  # numbers that are coded at a time
 DOUBT = 0.5 - 2.0**-12  # distance from a whole number above which a tie may be near
 STRIPS = (64, 32, 16, 8)  # samples, and bytes of codes of a feature, that are computed at a time
-ROWS, SLOTS, WINDOW = 16, 2, 16  # of a step: rows, entries of each, features to choose from
+SLOTS, WINDOW = 2, 16  # of a step: entries of each row, features to choose from
 STEP = ROWS * SLOTS  # bytes of a step's codes
 PLACE = 8  # what the numbers of columns in units are multiplied by: processors add 1 to 8 times
 SAMPLES = (4, 2, 1)  # that share the loads of a step

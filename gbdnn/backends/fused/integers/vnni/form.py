@@ -9,10 +9,11 @@ import numpy as np
 from gbdnn.backends.base import Affine
 from gbdnn.backends.fused.helpers import address_of
 from gbdnn.backends.fused.integers import records
-from gbdnn.backends.fused.integers.recorded import RecordedIntegers, cuts, good_step
+from gbdnn.backends.fused.integers.recorded import RecordedIntegers, good_step
 from gbdnn.backends.fused.integers.vnni import layer
 from gbdnn.backends.fused.integers.vnni.packing import PLACE, ROWS, as_quads, as_windows
 from gbdnn.backends.fused.integers.vnni.vectors import SAMPLES
+from gbdnn.backends.fused.windows import cuts
 from gbdnn.types import Array
 from gbdnn.weights import CSR, Integers
 
@@ -40,7 +41,8 @@ class VnniIntegers(RecordedIntegers):
         super().__init__(weight, pattern, codes, PLACE)
         indptr, columns, codes = self.entries
         self.quads = as_quads(indptr, columns, codes)
-        self.windows = as_windows(indptr, columns, codes, self.shape[1], nibbles=self._fits(codes))
+        self.nibbles = self._fits(codes)
+        self.windows = as_windows(indptr, columns, codes, self.shape[1], nibbles=self.nibbles)
         self.few = _few(len(self.quads.weights) // 4, self.windows.count)
         self.factors += self.grouped_factors(self.windows.targets)
         self._kernel = layer.layer_kernel(self.dtype, columns.dtype)
@@ -63,7 +65,7 @@ class VnniIntegers(RecordedIntegers):
         quads, windows = self.quads, self.windows
         words = {
             records.KERNEL: self._kernel, layer.FEW: self.few, layer.BLOCKS: blocks,
-            layer.NIBBLES: windows.nibbles, layer.IN_ORDER: windows.in_order,
+            layer.NIBBLES: self.nibbles, layer.IN_ORDER: windows.in_order,
         }  # fmt: skip
         arrays = {
             layer.QUAD_TABLE: quads.table, layer.QUAD_COLUMNS: quads.columns,
