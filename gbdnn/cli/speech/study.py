@@ -35,23 +35,25 @@ def _say(text: str) -> None:
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True,
               help="How many times recognisers are trained.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The first.")
-@click.option("--utterances", type=click.IntRange(20), default=2400, show_default=True,
+@click.option("--utterances", type=click.IntRange(20), default=4000, show_default=True,
               help="For training.")  # fmt: skip
 @click.option("--tested", type=click.IntRange(1), default=220, show_default=True,
               help="Recordings in each test.")  # fmt: skip
-@click.option("--tuned", type=click.IntRange(1), default=60, show_default=True,
+@click.option("--tuned", type=click.IntRange(1), default=40, show_default=True,
               help="Recordings for the weights of language models.")  # fmt: skip
-@click.option("--snr", type=(Number(), Number()), default=(15.0, 30.0), show_default=True,
+@click.option("--snr", type=(Number(), Number()), default=(10.0, 25.0), show_default=True,
               metavar="LEAST LARGEST", help="Signal to noise in training, dB.")  # fmt: skip
-@click.option("--accents", type=click.IntRange(1, 7), default=2, show_default=True,
+@click.option("--accents", type=click.IntRange(1, 7), default=4, show_default=True,
               help="In training.")  # fmt: skip
+@click.option("--augment/--no-augment", default=True, show_default=True,
+              help="SpecAugment in training.")  # fmt: skip
 @click.option("--stack", type=click.IntRange(1, 100), default=4, show_default=True,
               help="Frames of 10 ms that are put into one.")  # fmt: skip
 @click.option("--encoder", default="blstm 96, blstm 96", show_default=True)
 @click.option("--epochs", type=click.IntRange(1), default=10, show_default=True, help="In floats.")
-@click.option("--plan-epochs", type=click.IntRange(1), default=3, show_default=True,
+@click.option("--plan-epochs", type=click.IntRange(1), default=2, show_default=True,
               help="With roundings, from the floats.")  # fmt: skip
-@click.option("--prune-epochs", type=click.IntRange(1), default=3, show_default=True,
+@click.option("--prune-epochs", type=click.IntRange(1), default=2, show_default=True,
               help="In which the floats are pruned.")  # fmt: skip
 @click.option("--sparsities", default="0.8,0.9", show_default=True, callback=_numbers(float),
               help="All but the first with one seed only.")  # fmt: skip

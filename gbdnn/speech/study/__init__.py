@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from gbdnn.errors import MissingDependencyError, choose
 from gbdnn.files.disk import atomic_write
+from gbdnn.machine import PACKAGES, machine, versions
 from gbdnn.speech.study.claims import Claim, claims
 from gbdnn.speech.study.decoded import fusions, tests
 from gbdnn.speech.study.quantizers import quantizers
@@ -24,6 +26,7 @@ from gbdnn.speech.study.speed import measured, simulated
 
 __all__ = ["PARTS", "Claim", "Settings", "Study", "claims", "report", "study"]
 
+SPEECH = ("espeakng-loader", "kaldi-native-fbank", "soundfile", "jiwer")
 PARTS = ("tests", "fusion", "sparse", "quantizers", "simulated", "speed")
 
 
@@ -77,7 +80,12 @@ def report(made: Study) -> list[Claim]:
     sparse = [sparse_name(value) for value in given.sparsities]
     tables = markdown(rows, given.beam, sparse)
     text = "\n".join(f"## {name}\n\n{table}" for name, table in tables.items())
-    record = {"settings": given.deciding, "rows": summarised(rows), "tables": tables}
+    found = claims(rows, given.beam, sparse)
+    record = {
+        "settings": {**given.deciding, "beam": given.beam}, "machine": machine(),
+        "versions": versions((*PACKAGES, *SPEECH)), "threads": given.threads, "tables": tables,
+        "claims": [asdict(claim) for claim in found], "rows": summarised(rows),
+    }  # fmt: skip
     for name, content in (("tables.md", text), ("summary.json", json.dumps(record, indent=0))):
         with atomic_write(made.folder / name) as file:
             file.write(content.encode())
@@ -85,4 +93,4 @@ def report(made: Study) -> list[Claim]:
         draw(rows, given.beam, made.folder)
     except MissingDependencyError:
         made.say("no figures without matplotlib")
-    return claims(rows, given.beam, sparse)
+    return found

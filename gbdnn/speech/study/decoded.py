@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,33 +19,33 @@ from gbdnn.speech.study.settings import FUSIONS, TESTS, Study
 from gbdnn.types import Array
 
 __all__ = [
-    "decoder",
-    "encoded",
-    "fusion",
-    "fusions",
-    "pooled",
-    "scored",
-    "tests",
-    "tuned",
+    "COMPARED", "decoder", "encoded", "fusion", "fusions", "pooled", "scored", "tests", "tuned",
     "written",
-]
+]  # fmt: skip
+
+LISTS = 4  # hypotheses of a recording in tuning, whatever the beams of the tests
+COMPARED = ("float32", "int4")
+"""Recognisers that are compared on all tests and with all fusions."""
 
 
 def tests(study: Study, seed: int, names: Sequence[str]) -> None:
-    """Decode all tests with recognisers of a seed, without a language model."""
-    for name in names:
-        found = recogniser(study, seed, name)
-        key = f"bytes/{name}/seed {seed}"
-        study.cell(key, lambda f=found, n=name: _size(f, n, seed))  # type: ignore[misc]
-        for test in TESTS:
+    """Decode tests with recognisers of a seed, without a language model.
+
+    All tests with "float32" and "int4", matched voices with others.
+    """
+    for test, name in itertools.product(TESTS, names):
+        if test == "matched" or name in COMPARED:
             _words(study, seed, name, test, "none", study.settings.beam)
+    for name in names:
+        key = f"bytes/{name}/seed {seed}"
+        study.cell(key, lambda n=name: _size(study, n, seed))  # type: ignore[misc]
 
 
 def fusions(study: Study, seed: int, beams: Sequence[int]) -> None:
     """Decode the target domain with the float and the INT4 recogniser and each fusion."""
     for beam in beams:
         for kind in FUSIONS:
-            for name in ("float32", "int4"):
+            for name in COMPARED:
                 _words(study, seed, name, "target", kind, beam)
 
 
@@ -55,7 +56,7 @@ def tuned(study: Study, seed: int, kind: str) -> Record:
         found = recogniser(study, seed, "float32")
         frames, texts = _arrays(found, study.needed("tuning"))
         begin = _fusion(study, found, kind, {})
-        best = decoding.tuned(found, begin, frames, texts, beam=study.settings.beam)
+        best = decoding.tuned(found, begin, frames, texts, beam=LISTS)
         return {
             "kind": "tuned", "seed": seed, "fusion": kind, "weight": best.fusion.weight,
             "source_weight": best.fusion.source_weight, "bonus": best.fusion.bonus,
@@ -116,7 +117,8 @@ def _fusion(study: Study, found: Recogniser, kind: str, given: Record) -> Fusion
                            None if source is None else models[source], **weights)  # fmt: skip
 
 
-def _size(found: Recogniser, name: str, seed: int) -> Record:
+def _size(study: Study, name: str, seed: int) -> Record:
+    found = recogniser(study, seed, name)
     return {
         "kind": "bytes", "model": name, "seed": seed, "bytes": found.file_nbytes,
         "density": found.model.summary().total["density"],

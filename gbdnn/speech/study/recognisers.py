@@ -79,7 +79,9 @@ def trained(
         threads=study.settings.threads, **options,
     )  # fmt: skip
     data = study.needed("train") if data is None else data
-    found, _ = training.train_recogniser(trainer, start, data, study.needed("dev"), resume=True)
+    augment = training.augmentation(study.front) if study.settings.augment else None
+    found, _ = training.train_recogniser(trainer, start, data, study.needed("dev"),
+                                         augment=augment, resume=True)  # fmt: skip
     return found
 
 

@@ -22,8 +22,9 @@ __all__ = ["draw", "markdown", "short", "summarised"]
 
 COLOURS = dict(zip(FUSIONS, ("#666666", "#0072B2", "#D55E00", "#009E73", "#CC79A7"), strict=True))
 SETS = {
-    "matched": "voices not trained on", "target": "target domain", "noise": "10 dB",
-    "shifted": "another engine (flite)", "prompts": "telephone prompts",
+    "known": "voices of the training", "matched": "voices not trained on",
+    "target": "target domain", "noise": "10 dB", "shifted": "another engine (flite)",
+    "prompts": "telephone prompts",
 }  # fmt: skip
 
 
