@@ -1,7 +1,7 @@
 """Write the tables of docs/speech.md from a study: python docs/make_speech.py OUT.
 
-OUT is the folder of `gbdnn speech study --out OUT`, whose last act was to write summary.json. Besides
-the tables: docs/results/speech-study.json, figures, and the short table in README.md.
+OUT is the folder of `gbdnn speech study --out OUT`, whose last act was to write summary.json.
+Besides the tables: docs/results/speech-study.json, figures, and the short table in README.md.
 """
 
 import json
@@ -51,9 +51,10 @@ def origin(study: dict[str, Any]) -> str:
     seeds = {row["seed"] for row in study["rows"] if row.get("kind") == "words"}
     options = ", ".join(f"{name} {value}" for name, value in given.items())
     packages = ", ".join(f"{name} {number}" for name, number in study["versions"].items())
+    text = f"Settings: {options}; seeds {', '.join(map(str, sorted(seeds)))}. "
     return (
-        f"Settings: {options}; seeds {', '.join(map(str, sorted(seeds)))}. {study['threads']} threads;"
-        f" {here['processor']}, {here['cores']} cores; {packages}.\n"
+        f"{text}Threads: {study['threads'] or 'all'}; {here['processor']}, {here['cores']} cores; "
+        f"{packages}.\n"
     )
 
 

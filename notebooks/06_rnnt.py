@@ -133,7 +133,8 @@ assert FAST or errors == 0
 # ## Where the probability goes
 #
 # $\gamma(t, u) = e^{\alpha + \beta} / P$ is the part of $P$ whose ways pass a node. Before training it is
-# spread over the lattice; after, it follows one way: labels (up) where the frames are.
+# spread over the lattice; after, it follows one way. This encoder reads both ways, so that labels (up)
+# may come before their frames.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(8, 2.6), sharey=True, layout="constrained")
