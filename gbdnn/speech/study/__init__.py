@@ -65,7 +65,8 @@ def study(
         if "tests" in parts:
             tests(made, seed, NAMES)
         if "fusion" in parts:
-            fusions(made, seed, given.beams if first else (given.beam,))
+            few = ((given.beam,), ("none", "density-ratio"))
+            fusions(made, seed, *((given.beams,) if first else few))
         if "sparse" in parts:
             tests(made, seed, names[: None if first else 1])
         for name, do in once.items():

@@ -41,10 +41,12 @@ def tests(study: Study, seed: int, names: Sequence[str]) -> None:
         study.cell(key, lambda n=name: _size(study, n, seed))  # type: ignore[misc]
 
 
-def fusions(study: Study, seed: int, beams: Sequence[int]) -> None:
-    """Decode the target domain with the float and the INT4 recogniser and each fusion."""
+def fusions(
+    study: Study, seed: int, beams: Sequence[int], kinds: Sequence[str] = FUSIONS
+) -> None:  # fmt: skip
+    """Decode the target domain with the float and the INT4 recogniser and fusions."""
     for beam in beams:
-        for kind in FUSIONS:
+        for kind in kinds:
             for name in COMPARED:
                 _words(study, seed, name, "target", kind, beam)
 

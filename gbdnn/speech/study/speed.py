@@ -16,7 +16,7 @@ from gbdnn.speech.study.settings import Study
 
 __all__ = ["MACHINE", "measured", "simulated"]
 
-RECORDINGS, ROUNDS = 10, 3
+RECORDINGS, ROUNDS = 6, 3
 MACHINE, FORMATS = "rapid", ("fp16", "int4")
 
 
