@@ -39,7 +39,8 @@ def write(path: Path, pieces: dict[str, str]) -> None:
 
     def piece(match: re.Match[str]) -> str:
         name = match[1]
-        return f"{BEGIN.format(name)}\n{pieces.get(name, 'Not measured.') or ''}{END}"
+        text = pieces.get(name, "Not measured.\n")
+        return f"{BEGIN.format(name)}\n{text}{END}"
 
     pattern = re.escape(BEGIN).replace(r"\{\}", "(.+?)") + r"\n.*?" + re.escape(END)
     path.write_text(re.sub(pattern, piece, path.read_text(), flags=re.DOTALL))

@@ -80,7 +80,8 @@ def _fusion(rows: Sequence[Record]) -> str:
     for kind, model in product(FUSIONS, ("float32", "int4")):
         cells = [_interval(_first(select(rows, **own, model=model, fusion=kind, beam=beam)))
                  for beam in beams]  # fmt: skip
-        table.append([kind, model, *cells])
+        if any(cells):
+            table.append([kind, model, *cells])
     return _table(["fusion", "recogniser", *(f"beam {beam}" for beam in beams)], table, left=2)
 
 
@@ -196,22 +197,30 @@ def _draw_fusion(figure: Any, rows: Sequence[Record], _: int) -> bool:
 
 def _draw_bytes(figure: Any, rows: Sequence[Record], beam: int) -> bool:
     axis = figure.subplots()
-    some = False
+    places: list[float] = []
     for name, size in _sizes(rows):
         own = select(rows, kind="words", test="matched", fusion="none", beam=beam, model=name)
         if not own:
             continue
         rate, (low, high) = pooled(own).rate, pooled(own).interval()
         around = 100 * np.array([[rate - low], [high - rate]])
-        axis.errorbar([size / 1000], [100 * rate], around, marker="o", capsize=3)
-        axis.annotate(name, (size / 1000, 100 * rate), xytext=(6, 4), textcoords="offset points",
-                      fontsize=9)  # fmt: skip
-        some = True
+        near = sum(abs(place / size - 1) < 0.05 for place in places)
+        places.append(size)
+        x = size / 1000 * 1.12**near  # side by side
+        axis.errorbar([x], [100 * rate], around, marker="o", capsize=3)
+        axis.annotate(name, (x, 100 * high), xytext=(0, 4 + 10 * (near % 2)), ha="center",
+                      textcoords="offset points", fontsize=8)  # fmt: skip
     axis.set_xscale("log")
-    axis.set(xlabel="file, thousand bytes", ylabel="errors of words in percent, matched voices")
-    axis.set_ylim(bottom=0)
+    ticks = [tick for tick in (50, 100, 200, 500, 1000, 2000, 5000)
+             if places and min(places) / 2e3 < tick < max(places) / 5e2]  # fmt: skip
+    axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axis.minorticks_off()
+    axis.margins(x=0.1)
+    axis.set(xlabel="file, thousand bytes; those of one size stand side by side",
+             ylabel="errors of words in percent")  # fmt: skip
+    axis.set_ylim(0, 1.15 * axis.get_ylim()[1])
     axis.grid(alpha=0.3)
-    return some
+    return bool(places)
 
 
 def _sizes(rows: Sequence[Record]) -> Iterator[tuple[str, int]]:
