@@ -12,7 +12,7 @@ from gbdnn.layers import Layer
 from gbdnn.types import Array
 from gbdnn.weights import Integers, Weight
 
-__all__ = ["Summary", "summarised", "tensors", "text_table", "to_frame"]
+__all__ = ["Summary", "markdown_table", "summarised", "tensors", "text_table", "to_frame"]
 
 
 def text_table(rows: Iterable[Sequence[str]], left: int = 1) -> str:
@@ -23,6 +23,13 @@ def text_table(rows: Iterable[Sequence[str]], left: int = 1) -> str:
     return "\n".join(
         "  ".join(map("{:{}{}}".format, row, sides, widths)).rstrip() for row in rows
     )  # fmt: skip
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 0) -> str:
+    """Return a Markdown table; the first `left` columns are aligned left, the others right."""
+    rule = ["---"] * left + ["--:"] * (len(heads) - left)
+    lines = [f"| {' | '.join(row)} |" for row in (heads, *rows)]
+    return "\n".join([lines[0], f"|{'|'.join(rule)}|", *lines[1:]]) + "\n"
 
 
 @dataclass(frozen=True)

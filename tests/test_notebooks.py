@@ -17,7 +17,7 @@ NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("[0-9]*.py"))
 FIGURES = {
     "01_equations": 2, "02_sparsity_sweep": 3, "03_graph_challenge": 6, "04_sparse_training": 6,
-    "05_low_precision": 3,
+    "05_low_precision": 3, "06_rnnt": 2, "07_int4_speech": 3,
 }  # fmt: skip
 MISSING = [
     name for name in ("jupytext", "nbclient", "ipykernel", "matplotlib", "pandas")

@@ -14,6 +14,7 @@ from gbdnn.challenge.generate import LAYERS, NEURONS, Spec
 from gbdnn.errors import BackendError, InputError
 from gbdnn.files.disk import atomic_write
 from gbdnn.machine import machine, versions
+from gbdnn.summary import markdown_table
 
 __all__ = ["COLUMNS", "markdown", "markdown_table", "origin", "parse_networks", "run_networks"]
 
@@ -117,13 +118,6 @@ def markdown(records: Sequence[Record]) -> str:
         f"{markdown_table(list(COLUMNS), rows)}\n"
         f"{first['backend']} backend, {skipping}, {merging}, one run each; {origin(first)}\n"
     )
-
-
-def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 0) -> str:
-    """Return a Markdown table; the first `left` columns are aligned left, the others right."""
-    rule = ["---"] * left + ["--:"] * (len(heads) - left)
-    lines = [f"| {' | '.join(row)} |" for row in (heads, *rows)]
-    return "\n".join([lines[0], f"|{'|'.join(rule)}|", *lines[1:]]) + "\n"
 
 
 def origin(record: Record) -> str:

@@ -14,7 +14,7 @@ from gbdnn.machine import cgroups
 from gbdnn.machine.threads import available_cores, check_threads, default_threads
 
 __all__ = [
-    "available_bytes", "available_cores", "check_threads", "default_threads", "machine",
+    "PACKAGES", "available_bytes", "available_cores", "check_threads", "default_threads", "machine",
     "peak_rss_bytes", "versions",
 ]  # fmt: skip
 

@@ -17,7 +17,7 @@ from gbdnn.speech.recogniser import Recogniser
 from gbdnn.speech.scoring import score
 from gbdnn.training import EarlyStopping, Trainer
 
-__all__ = ["Row", "Settings", "demo"]
+__all__ = ["Row", "Settings", "corpus", "demo", "language_models"]
 
 PLAN = "fasoli2022"
 SETS = ("test-matched", "test-target")
@@ -97,10 +97,10 @@ def demo(
     say("1/5  a corpus of synthetic speech")
     plan = CorpusPlan(utterances=given.utterances, held_out=max(given.tested, given.tuned),
                       target_texts=3000)  # fmt: skip
-    paths = _corpus(folder / "corpus", plan)
+    paths = corpus(folder / "corpus", plan)
     recognisers = _train(folder, paths, given, say)
     say("4/5  language models: the transcripts' domain, and the target domain")
-    models = _language_models(folder, paths, recognisers["float32"].vocabulary)
+    models = language_models(folder, paths, recognisers["float32"].vocabulary)
     say("5/5  decoding, without and with the language models")
     target = read_manifest(paths["dev-target"])[: given.tuned]
     rows = []
@@ -127,7 +127,7 @@ def demo(
     return rows
 
 
-def _corpus(folder: Path, plan: CorpusPlan) -> dict[str, Path]:
+def corpus(folder: Path, plan: CorpusPlan) -> dict[str, Path]:
     """Return the files of a corpus; it is made unless it is there."""
     record = folder / "corpus.json"  # which is written last
     try:
@@ -165,9 +165,7 @@ def _train(
     return found
 
 
-def _language_models(
-    folder: Path, paths: dict[str, Path], vocabulary: Vocabulary
-) -> dict[str, Any]:
+def language_models(folder: Path, paths: dict[str, Path], vocabulary: Vocabulary) -> dict[str, Any]:
     """Return n-grams over the recogniser's labels; their files are for the commands."""
     found = {}
     for name in ("source", "target"):

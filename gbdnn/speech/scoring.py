@@ -12,7 +12,7 @@ from gbdnn import checks
 from gbdnn.errors import InputError, ShapeError, choose
 from gbdnn.types import Array
 
-__all__ = ["Comparison", "Score", "compare", "score"]
+__all__ = ["KINDS", "Comparison", "Score", "compare", "ratio_interval", "score"]
 
 KINDS = ("substitutions", "deletions", "insertions")
 SAMPLES = 10_000  # of a bootstrap
@@ -154,6 +154,24 @@ def compare(
     if not spread and gain.any():
         z = math.inf
     return Comparison(second.rate - first.rate, low, high, better, math.erfc(z / math.sqrt(2)))
+
+
+def ratio_interval(
+    above: Array, below: Array, *, level: float = 0.95, samples: int = SAMPLES,
+    rng: np.random.Generator | int = 0,
+) -> tuple[float, float]:  # fmt: skip
+    """Return a bootstrap interval of sum(above) / sum(below) over utterances drawn together.
+
+    Such as the gain of one recogniser over that of another, in errors. Samples without a gain of
+    the second count as infinite.
+    """
+    top, bottom = _resampled([above, below], samples, rng)
+    good = bottom > 0
+    ratios = np.where(good, top / np.where(good, bottom, 1), np.inf)
+    checks.within("level", level, "(0, 1)")
+    ends = [(1 - level) / 2, (1 + level) / 2]
+    low, high = np.quantile(ratios, ends, method="nearest")
+    return float(low), float(high)
 
 
 def _resampled(

@@ -25,11 +25,13 @@ from gbdnn.training.transducer import fit_transducer
 from gbdnn.types import Array
 
 __all__ = [
-    "Data", "arrays", "augmentation", "new_recogniser", "normalised", "read_data",
+    "DENSE", "Data", "arrays", "augmentation", "new_recogniser", "normalised", "read_data",
     "train_recogniser",
 ]  # fmt: skip
 
 ENCODER, PREDICTOR, SIZE = "blstm 96, blstm 96", "lstm 128", 128
+DENSE = ("joint.*", "predictor.layers.0.*")
+"""Small matrices of a recogniser that stay dense when it is pruned."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ COMMANDS = {
     "make": ("gbdnn.cli.speech.corpus", "make", "Make a corpus of synthetic speech."),
     "prompts": ("gbdnn.cli.speech.corpus", "prompts", "Write manifests of telephone prompts."),
     "score": ("gbdnn.cli.speech.score", "score", "Count errors of words; compare recognisers."),
+    "study": ("gbdnn.cli.speech.study", "study", "Check the claims of the INT4 speech papers."),
     "train": ("gbdnn.cli.speech.train", "train", "Train a recogniser on a manifest."),
 }
 """Name: module, a click command in it, and a line of help."""

@@ -156,6 +156,7 @@ def _tell_bad(data: Data) -> None:
 def _trainers(given: dict[str, Any]) -> dict[str, Trainer]:
     """Return the settings of the two trainings, in floats and with the plan."""
     from gbdnn.pruning import sparsifier
+    from gbdnn.speech.training import DENSE
     from gbdnn.training import EarlyStopping, Trainer
 
     method, sparse = None, given["density"] < 1
@@ -188,10 +189,6 @@ def _trainers(given: dict[str, Any]) -> dict[str, Trainer]:
     if not found:
         raise click.UsageError("--epochs 0 without --plan: there is nothing to do")
     return found
-
-
-DENSE = ("joint.*", "predictor.layers.0.*")
-"""Small matrices that stay dense."""
 
 
 def _record(
