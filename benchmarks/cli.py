@@ -469,6 +469,26 @@ def bench_hybrid(rounds: int, out: Path, fresh: bool, as_json: bool, **settings:
     _compare(hybrid, hybrid.jobs(**settings), out, fresh, as_json, rounds)
 
 
+@bench.command("hybrid-accuracy")
+@_option("--seeds", COUNT, default=3)
+@_option("--utterances", COUNT, "For training.", 1200)
+@_option("--held-out", COUNT, "In the test.", 300)
+@_option("--layers", str, default="blstm 64, blstm 64")
+@_option("--epochs", COUNT, "In float, on each of two alignments.", 8)
+@_option("--plan-epochs", COUNT, "Of each training that goes on.", 4)
+@_option("--plan-rate", POSITIVE, "Learning rate of these.", 5e-4)
+@run_options
+def bench_hybrid_accuracy(out: Path, fresh: bool, as_json: bool, **settings: Any) -> None:
+    """Train hybrid recognisers of synthetic speech; count errors in float, INT8 and INT4.
+
+    Also shows which parts of the network cost the words. Minutes a seed. Writes
+    hybrid_accuracy.json and hybrid_accuracy.md.
+    """
+    from benchmarks import hybrid_accuracy
+
+    _compare(hybrid_accuracy, hybrid_accuracy.jobs(**settings), out, fresh, as_json)
+
+
 @bench.command("plot")
 @click.argument("folder", type=FOLDER)
 @_option("--out", OUT, "Folder for the figures; default the one of the results.")

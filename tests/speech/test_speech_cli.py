@@ -54,6 +54,41 @@ def test_prompts(tmp_path):
     assert "prompts-train.jsonl: 2 prompts, 0.0 minutes" in shown
 
 
+def test_prompts_for_development(tmp_path):
+    pytest.importorskip("soundfile")
+    for k in range(10):
+        write_audio(tmp_path / f"p{k}.wav", np.zeros(800, np.float32), 8000)
+    (tmp_path / "t.txt").write_text("\n".join(f"p{k}: press {k}" for k in range(10)))
+    options = ["--out", tmp_path / "o", "--sounds", tmp_path, "--transcripts", tmp_path / "t.txt"]
+    without = json.loads(run("prompts", *options, "--json"))["sets"]
+    test = read_manifest(without["test"]["path"])
+    record = json.loads(run("prompts", *options, "--dev", 0.25, "--json"))["sets"]
+    parts = {name: read_manifest(entry["path"]) for name, entry in record.items()}
+    assert {name: len(part) for name, part in parts.items()} == {"train": 6, "test": 2, "dev": 2}
+    assert parts["test"] == test  # the share for development changes no test
+    assert len({u.text for part in parts.values() for u in part}) == 10
+
+
+def test_read(tmp_path):
+    for name in ("espeakng_loader", "soundfile"):
+        pytest.importorskip(name)
+    (tmp_path / "t.txt").write_text("Press 1!\nwait, please\n")
+    options = ["--utterances", 5, "--words", 3, 3, "--snr", 30, 40]
+    shown = run("read", tmp_path / "t.txt", "--out", tmp_path / "o", *options)
+    assert "5 utterances" in shown
+    found = read_manifest(tmp_path / "o" / "read.jsonl")
+    assert [u.text for u in found] == ["press one", "wait please"] * 2 + ["press one"]
+    assert all(u.duration > 0.3 for u in found)
+    assert len({u.speaker for u in found}) > 1
+    run("read", tmp_path / "t.txt", "--out", tmp_path / "s", *options, "--shuffled", 1)
+    texts = [u.text.split() for u in read_manifest(tmp_path / "s" / "read.jsonl")]
+    assert all(len(text) == 3 and set(text) <= {"press", "one", "wait", "please"} for text in texts)
+    assert len({tuple(text) for text in texts}) > 2
+    (tmp_path / "t.txt").write_text("!?\n")
+    with pytest.raises(InputError, match="texts: expected at least one word"):
+        run("read", tmp_path / "t.txt", "--out", tmp_path / "e")
+
+
 def test_language_models(tmp_path):
     lines = ["one two", "two one", "two two one"] * 4
     (tmp_path / "t.txt").write_text("\n".join(lines))

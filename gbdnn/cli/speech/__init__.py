@@ -14,6 +14,7 @@ COMMANDS = {
     "lm": ("gbdnn.cli.speech.language", "language", "Train a language model on a text."),
     "make": ("gbdnn.cli.speech.corpus", "make", "Make a corpus of synthetic speech."),
     "prompts": ("gbdnn.cli.speech.corpus", "prompts", "Write manifests of telephone prompts."),
+    "read": ("gbdnn.cli.speech.corpus", "read", "Let synthetic voices read a text."),
     "score": ("gbdnn.cli.speech.score", "score", "Count errors of words; compare recognisers."),
     "study": ("gbdnn.cli.speech.study", "study", "Check the claims of the INT4 speech papers."),
     "train": ("gbdnn.cli.speech.train", "train", "Train a recogniser on a manifest."),

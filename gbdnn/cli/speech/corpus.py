@@ -1,4 +1,4 @@
-"""`gbdnn speech make` and `prompts`: synthetic speech, and recorded telephone prompts."""
+"""`gbdnn speech make`, `read` and `prompts`: synthetic speech, and recorded telephone prompts."""
 
 from __future__ import annotations
 
@@ -10,15 +10,11 @@ import click
 from gbdnn.cli.options import FILE, FOLDER, JSON, OUT, Number, options
 from gbdnn.cli.output import echo_json
 
-__all__ = ["make", "prompts"]
+__all__ = ["make", "prompts", "read"]
 
-plan_options = options(
+voice_options = options(
     click.option("--utterances", type=click.IntRange(1), default=3000, show_default=True,
                  help="For training."),
-    click.option("--held-out", type=click.IntRange(1), default=200, show_default=True,
-                 help="In each of the other sets."),
-    click.option("--target-texts", type=click.IntRange(0), default=5000, show_default=True,
-                 help="Lines of text of the target domain."),
     click.option("--rate", type=click.IntRange(4000, 48000), default=8000, show_default=True,
                  help="Samples a second."),
     click.option("--telephone/--no-telephone", default=True, show_default=True,
@@ -28,9 +24,8 @@ plan_options = options(
     click.option("--rooms", type=Number(0, 1), default=0.0, show_default=True,
                  help="Share of the utterances with reverberation."),
     click.option("--words", type=(click.IntRange(1, 50), click.IntRange(1, 50)), default=(3, 7),
-                 show_default=True, metavar="LEAST LARGEST", help="Of the source domain's texts."),
-    click.option("--digits", type=Number(0, 1), default=0.4, show_default=True,
-                 help="Share of these texts that are strings of digits."),
+                 show_default=True, metavar="LEAST LARGEST",
+                 help="Of texts of words drawn at random."),
     click.option("--accents", type=click.IntRange(1, 7), default=4, show_default=True,
                  help="Accents in training; others are held out."),
     click.option("--variants", type=click.IntRange(1, 50), default=36, show_default=True,
@@ -41,7 +36,13 @@ plan_options = options(
 
 @click.command()
 @click.option("--out", type=OUT, required=True, help="Folder to write to.")
-@plan_options
+@click.option("--held-out", type=click.IntRange(1), default=200, show_default=True,
+              help="In each of the other sets.")  # fmt: skip
+@click.option("--target-texts", type=click.IntRange(0), default=5000, show_default=True,
+              help="Lines of text of the target domain.")  # fmt: skip
+@click.option("--digits", type=Number(0, 1), default=0.4, show_default=True,
+              help="Share of the texts of words that are strings of digits.")  # fmt: skip
+@voice_options
 @JSON
 def make(out: Path, as_json: bool, **given: Any) -> None:
     """Make a corpus of synthetic speech, with transcripts, held-out voices and two domains.
@@ -72,6 +73,28 @@ def make(out: Path, as_json: bool, **given: Any) -> None:
     click.echo(f"next: gbdnn speech train {record['train']['path']} --out MODEL", err=True)
 
 
+@click.command("read")
+@click.argument("text", type=FILE)
+@click.option("--out", type=OUT, required=True, help="Folder to write to.")
+@click.option("--shuffled", type=Number(0, 1), default=0.0, show_default=True,
+              help="Share of utterances of words in random order.")  # fmt: skip
+@voice_options
+def read(text: Path, out: Path, shuffled: float, **given: Any) -> None:
+    """Let synthetic voices read TEXT, a file of lines or a manifest, and write a manifest.
+
+    Many voices for few texts: --utterances may be many times the lines. For a recogniser that then
+    goes on with recordings, `gbdnn speech train RECORDINGS --init MODEL`.
+    """
+    from gbdnn.speech.data import read_aloud
+    from gbdnn.speech.data.corpus import CorpusPlan
+    from gbdnn.speech.data.manifest import read_texts
+
+    plan = CorpusPlan(**given)
+    path = read_aloud(out, read_texts(text), plan, shuffled=shuffled, progress=True)
+    click.echo(f"{path}: {plan.utterances:,} utterances")
+    click.echo(f"next: gbdnn speech train {path} --out MODEL", err=True)
+
+
 @click.command()
 @click.option("--out", type=OUT, required=True, help="Folder to write the manifests to.")
 @click.option("--sounds", type=FOLDER, help="Folder of recordings; default the installed ones.")
@@ -92,6 +115,13 @@ def make(out: Path, as_json: bool, **given: Any) -> None:
     help="Share of the texts that are for tests.",
 )
 @click.option(
+    "--dev",
+    type=Number(0, 1, max_open=True),
+    default=0.0,
+    show_default=True,
+    help="Share of the other texts that are for development.",
+)
+@click.option(
     "--spliced",
     type=click.IntRange(0),
     default=0,
@@ -102,12 +132,13 @@ def make(out: Path, as_json: bool, **given: Any) -> None:
 @JSON
 def prompts(
     out: Path, sounds: Path | None, transcripts: Path | None, words: Path | None, longest: float,
-    test: float, spliced: int, seed: int, as_json: bool,
+    test: float, dev: float, spliced: int, seed: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Write manifests of recorded telephone prompts: prompts-train.jsonl and prompts-test.jsonl.
 
     Real speech of one person at 8 kHz, from Debian's packages asterisk-core-sounds-en and
-    asterisk-core-sounds-en-wav (CC-BY-SA 3.0). No text is in both. With --spliced also
+    asterisk-core-sounds-en-wav (CC-BY-SA 3.0). No text is in two of them. With --dev also
+    prompts-dev.jsonl, to choose epochs and weights with; with --spliced also
     prompts-spliced.jsonl: words of the corpus of `gbdnn speech make`, recorded one by one, and put
     together as telephone systems do; their audio goes into a folder of --out.
     """
@@ -122,6 +153,8 @@ def prompts(
     out.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {}
     parts = dict(zip(("train", "test"), split(found, test, seed), strict=True))
+    if dev:
+        parts["train"], parts["dev"] = split(parts["train"], dev, seed)
     if spliced:
         parts["spliced"] = splice(out / "audio" / "spliced", found, spliced, seed)
     for name, part in parts.items():

@@ -13,11 +13,12 @@ from gbdnn.speech.data.corpus import make_corpus, splice, split, telephone_promp
 from gbdnn.speech.data.features import FrontEnd, FrontEndSession
 from gbdnn.speech.data.loading import BadUtterance, Example, examples, load_example
 from gbdnn.speech.data.manifest import Utterance, read_manifest, write_manifest
+from gbdnn.speech.data.reading import read_aloud
 from gbdnn.speech.data.vocabulary import Vocabulary
 
 __all__ = [
     "BadUtterance", "ClippedAudioWarning", "Example", "FrontEnd", "FrontEndSession", "Utterance",
-    "Vocabulary", "add_noise", "examples", "load_example", "make_corpus", "mu_law", "read_audio",
-    "read_manifest", "reverberate", "spec_augment", "splice", "split", "telephone_prompts",
-    "write_audio", "write_manifest",
+    "Vocabulary", "add_noise", "examples", "load_example", "make_corpus", "mu_law", "read_aloud",
+    "read_audio", "read_manifest", "reverberate", "spec_augment", "splice", "split",
+    "telephone_prompts", "write_audio", "write_manifest",
 ]  # fmt: skip

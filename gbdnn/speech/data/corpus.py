@@ -179,7 +179,8 @@ def make_corpus(
             utterances = []
             for number, text in enumerate(written[made.number]):
                 path = folder / "audio" / made.name / f"{number:06}.wav"
-                utterances.append(_utterance(plan, made, number, text, path))
+                rng = np.random.default_rng([plan.seed, made.number, number])
+                utterances.append(spoken(plan, made.voices, text, path, rng, made.snr))
                 if advance:
                     advance(1)
             write_manifest(folder / f"{made.name}.jsonl", utterances)
@@ -221,17 +222,23 @@ def _texts(plan: CorpusPlan, sets: Sequence[_Set]) -> dict[int, list[str]]:
     return found
 
 
-def _utterance(plan: CorpusPlan, made: _Set, number: int, text: str, path: Path) -> Utterance:
-    """Speak, spoil and write an utterance."""
-    rng = np.random.default_rng([plan.seed, made.number, number])
-    samples, rate, speaker = _spoken(plan, made.voices, text, rng)
+def spoken(
+    plan: CorpusPlan,
+    voices: str,
+    text: str,
+    path: Path,
+    rng: np.random.Generator,
+    level: float | None = None,
+) -> Utterance:
+    """Speak, spoil and write an utterance; `level` is the noise's in dB, None: drawn."""
+    samples, rate, speaker = _spoken(plan, voices, text, rng)
     samples = resample(samples, rate, plan.rate)
     peak = float(np.abs(samples).max())
     samples = samples * np.float32(10 ** rng.uniform(-1.0, -0.2) / max(peak, 1e-6))
     if rng.random() < plan.rooms:
         samples = reverberate(samples, plan.rate, rng.uniform(0.1, 0.5), rng)
     snr, colour = rng.uniform(*plan.snr), rng.uniform(0, 2)
-    samples = add_noise(samples, snr if made.snr is None else made.snr, rng, colour=colour)
+    samples = add_noise(samples, snr if level is None else level, rng, colour=colour)
     if plan.telephone:
         samples = mu_law(samples)
     write_audio(path, samples, plan.rate)
