@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from gbdnn.conversion.chain import Chain
-from gbdnn.errors import InputError
+from gbdnn.conversion.recurrent import is_recurrent, stack
+from gbdnn.errors import GbdnnError, InputError
 from gbdnn.files.tensors import read_foreign
-from gbdnn.layers import activation, activation_names
+from gbdnn.layers import LAYERS, Embedding, activation_names
 from gbdnn.network import Network
 from gbdnn.types import Array, FilePath
 
@@ -19,6 +20,8 @@ __all__ = ["load_state_dict"]
 LINEAR = ("weight", "weight_orig", "weight_mask", "bias", "bias_orig", "bias_mask")
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 EPSILON = 1e-5  # of torch.nn.BatchNorm1d
+HEADS = ("last", "mean")
+SYMBOLS = "embedding "
 
 
 def load_state_dict(path: FilePath, layers: str) -> Network:
@@ -29,12 +32,14 @@ def load_state_dict(path: FilePath, layers: str) -> Network:
     path : path-like
         float16 and bfloat16 become float32. Tensors are "PREFIX.weight", shape (out, in), and
         "PREFIX.bias"; of a batch normalization also "PREFIX.running_mean" and "running_var".
-        Masks of `torch.nn.utils.prune` ("weight_orig", "weight_mask") are applied.
+        Masks of `torch.nn.utils.prune` ("weight_orig", "weight_mask") are applied. Those of an
+        LSTM or GRU are called as torch has them, "PREFIX.weight_ih_l0" and so on.
     layers : str
         What a state dict does not say. Either all layers in order, prefixes and activations:
         ``"0, relu, 2, relu, 4, softmax"``. Or only activations, if the names, by their numbers, are
         in the order of the layers: ``"relu"``, between the weights, or ``"relu, softmax"``, also
-        the one at the end.
+        the one at the end. An embedding is named as one, "last" and "mean" make a row of each
+        sequence: ``"embedding words, rnn, last, head, softmax"``.
 
     Raises
     ------
@@ -49,6 +54,8 @@ def load_state_dict(path: FilePath, layers: str) -> Network:
         groups.setdefault(prefix, {})[own] = array
     known = ", ".join(map(repr, sorted(groups, key=_numbered))) or "none"
     words = _words(layers, groups, known)
+    symbols = {word.removeprefix(SYMBOLS) for word in words if word.startswith(SYMBOLS)}
+    words = [word.removeprefix(SYMBOLS) for word in words]
     missing = sorted(groups.keys() - set(words), key=_numbered)
     twice = [word for word in set(words) & groups.keys() if words.count(word) > 1]
     if missing or twice:
@@ -57,9 +64,9 @@ def load_state_dict(path: FilePath, layers: str) -> Network:
     chain = Chain()
     for word in words:
         if word in groups:
-            _add(chain, word, groups.pop(word))
+            _add(chain, word, groups.pop(word), embeds=word in symbols)
         else:
-            chain.layer(activation(word))
+            chain.layer(LAYERS[word]())
     return Network(chain.finished())
 
 
@@ -71,13 +78,14 @@ def _numbered(name: str) -> list[Any]:
 def _words(layers: str, groups: dict[str, Any], known: str) -> list[str]:
     """Return prefixes and activations in order."""
     words = [word.strip() for word in layers.split(",") if word.strip()]
-    names = activation_names()
-    wrong = [word for word in words if word not in groups and word not in names]
+    names = [*activation_names(), *HEADS]
+    wrong = [word for word in words if word.removeprefix(SYMBOLS) not in groups
+             and word not in names]  # fmt: skip
     if wrong or not words:
-        expected = f"layers of the file ({known}) and activations ({', '.join(names)})"
+        expected = f"layers of the file ({known}), {', '.join(names)}"
         example = 'For example "0, relu, 2, softmax", or only "relu" or "relu, softmax".'
         raise InputError("layers", expected, repr(wrong[0] if wrong else layers), example)
-    if any(word in groups for word in words):
+    if any(word.removeprefix(SYMBOLS) in groups for word in words):
         return words
     if len(words) > 2:
         expected = "one activation between the weights and one at the end, or the layers' names too"
@@ -92,12 +100,19 @@ def _words(layers: str, groups: dict[str, Any], known: str) -> list[str]:
     return made + words[1:]
 
 
-def _add(chain: Chain, prefix: str, group: dict[str, Array]) -> None:
-    """Append a linear layer or a batch normalization."""
+def _add(chain: Chain, prefix: str, group: dict[str, Array], *, embeds: bool) -> None:
+    """Append a linear layer, a batch normalization, an embedding or recurrent layers."""
+    if is_recurrent(group):
+        try:
+            for layer in stack(group):
+                chain.weighted(layer)
+        except GbdnnError as error:
+            raise _named(error, prefix) from None
+        return
     norm = "running_mean" in group
     strange = sorted(group.keys() - set(NORM if norm else LINEAR))
     if strange or not (norm or {"weight", "weight_orig"} & group.keys()):
-        expected = f"the tensors of a linear layer or a batch normalization ({', '.join(LINEAR)})"
+        expected = f"the tensors of a linear or recurrent layer or a norm ({', '.join(LINEAR)})"
         raise InputError(f"layer {prefix!r}", expected, ", ".join(strange or sorted(group))[:200])
     try:
         if norm:
@@ -109,14 +124,22 @@ def _add(chain: Chain, prefix: str, group: dict[str, Array]) -> None:
         bias = _masked(group, "bias") if {"bias", "bias_orig"} & group.keys() else 0.0
         if weight.dtype.kind != "f":
             raise InputError("weight", "floats", str(weight.dtype))
+        if embeds:
+            chain.weighted(Embedding(weight.T, dtype=np.float64 if weight.itemsize == 8 else "f4"))
+            return
         chain.product(weight if weight.dtype == np.float64 else weight.astype(np.float32), bias)
     except KeyError as error:
         raise InputError(f"layer {prefix!r}", f"the tensor {error}", "none") from None
     except InputError as error:
-        error.argument = f"layer {prefix!r}: {error.argument}"
-        raise
+        raise _named(error, prefix) from None
     except ValueError as error:
         raise InputError(f"layer {prefix!r}", "tensors that fit", str(error)[:100]) from None
+
+
+def _named(error: Any, prefix: str) -> Any:
+    """Return an error that says which layer it is about."""
+    error.argument = f"layer {prefix!r}: {error.argument}"
+    return error
 
 
 def _masked(group: dict[str, Array], name: str) -> Array:

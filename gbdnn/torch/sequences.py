@@ -7,15 +7,15 @@ writes them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from gbdnn.conversion.recurrent import bidirectional, gru, lstm
 from gbdnn.errors import InputError, ShapeError
-from gbdnn.layers import BGRU, BLSTM, GRU, LSTM, Dropout, Embedding, Layer
+from gbdnn.layers import GRU, LSTM, Dropout, Embedding, Layer
 from gbdnn.torch.linear import float_array, masked
 from gbdnn.types import Array
 
@@ -70,13 +70,11 @@ class Outputs(nn.Module):
 
 def recurrent_layers(module: Any, dtype: Any) -> list[Layer]:
     """Return the layers of a `torch.nn.LSTM` or `torch.nn.GRU`, with its masks applied."""
-    lstm = isinstance(module, nn.LSTM)
-    both: Any = BLSTM if lstm else BGRU
+    make: Any = lstm if isinstance(module, nn.LSTM) else gru
     made: list[Layer] = []
     for number in range(module.num_layers):
         ends = [f"_l{number}", f"_l{number}_reverse"][: 1 + module.bidirectional]
-        sides: Any = [(_lstm if lstm else _gru)(_parts(module, end), dtype) for end in ends]
-        made.append(sides[0] if len(sides) == 1 else both(*sides))
+        made.append(bidirectional([make(_parts(module, end), dtype) for end in ends]))
         if module.dropout and number + 1 < module.num_layers:
             made.append(Dropout(module.dropout))
     return made
@@ -87,21 +85,6 @@ def _parts(module: Any, end: str) -> dict[str, Any]:
     names = [n for n in ("weight_ih", "weight_hh", "weight_hr", "bias_ih", "bias_hh")
              if hasattr(module, n + end)]  # fmt: skip
     return {name: np.array(float_array(masked(module, name + end), name + end)) for name in names}
-
-
-def _lstm(parts: Mapping[str, Array], dtype: Any) -> LSTM:
-    bias = parts["bias_ih"] + parts["bias_hh"] if "bias_ih" in parts else 0.0
-    return LSTM(parts["weight_ih"], parts["weight_hh"], bias, parts.get("weight_hr"), dtype=dtype)
-
-
-def _gru(parts: Mapping[str, Array], dtype: Any) -> GRU:
-    bias: Any = 0.0
-    inner: Any = 0.0
-    if "bias_ih" in parts:
-        gates = len(parts["bias_ih"]) // 3 * 2
-        bias, inner = parts["bias_ih"].copy(), parts["bias_hh"][gates:]
-        bias[:gates] += parts["bias_hh"][:gates]
-    return GRU(parts["weight_ih"], parts["weight_hh"], bias, inner, dtype=dtype)
 
 
 def embedding_layer(module: Any, dtype: Any) -> Embedding:

@@ -99,6 +99,57 @@ def test_state_dict(tmp_path, rng, code, layers):
     assert network.layers[2].weight.form == "csr"
 
 
+def cell(rng, name, gates, into, cells, end="_l0", out=None):
+    """Return the tensors of one direction, as torch calls them."""
+    shapes = {"weight_ih": (gates * cells, into), "weight_hh": (gates * cells, out or cells),
+              "bias_ih": (gates * cells,), "bias_hh": (gates * cells,)}  # fmt: skip
+    if out:
+        shapes["weight_hr"] = (out, cells)
+    return {f"{name}.{own}{end}": rng.standard_normal(s) / 3 for own, s in shapes.items()}
+
+
+def test_recurrent_state_dict(tmp_path, rng):
+    given = {
+        "words.weight": rng.standard_normal((20, 5)), **cell(rng, "a", 4, 5, 6, out=3),
+        **cell(rng, "a", 4, 5, 6, "_l0_reverse", out=3), **cell(rng, "b", 3, 6, 4),
+        **cell(rng, "b", 3, 4, 4, "_l1"), "head.weight": rng.standard_normal((2, 4)),
+        "head.bias": rng.standard_normal(2),
+    }  # fmt: skip
+    path = state_dict(tmp_path / "a.safetensors", given, "F64")
+    network = gbdnn.load_state_dict(path, "embedding words, a, b, last, head")
+    kinds = [layer.kind for layer in network.layers]
+    assert kinds == ["embedding", "blstm", "gru", "gru", "last", "linear"]
+    torch = pytest.importorskip("torch")
+    a = torch.nn.LSTM(5, 6, proj_size=3, bidirectional=True, batch_first=True)
+    b = torch.nn.GRU(6, 4, num_layers=2, batch_first=True)
+    model = torch.nn.ModuleDict({"words": torch.nn.Embedding(20, 5), "a": a, "b": b,
+                                 "head": torch.nn.Linear(4, 2)}).double()  # fmt: skip
+    model.load_state_dict({name: torch.tensor(value) for name, value in given.items()})
+    ids = rng.integers(0, 20, (3, 7))
+    with torch.no_grad():
+        hidden = b(a(model["words"](torch.tensor(ids)))[0])[0]
+        expected = model["head"](hidden[:, -1]).numpy()
+    np.testing.assert_allclose(network.predict(ids[..., None]), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda t: t.pop("a.bias_hh_l0"), "both biases"),
+        (lambda t: t.pop("a.weight_hh_l0"), "weight_hh"),
+        (lambda t: t.update(cell(np.random.default_rng(0), "a", 4, 6, 6, "_l2")), "l0 on"),
+        (lambda t: t.update({"a.more": np.ones(3)}), "more"),
+        (lambda t: t.update({"a.weight_ih_l0": np.ones((7, 5))}), "rows"),
+        (lambda t: t.update(cell(np.random.default_rng(0), "a", 1, 5, 6)), "LSTM.*GRU"),
+    ],
+)  # fmt: skip
+def test_damaged_recurrent_state_dicts(tmp_path, rng, change, text):
+    given = cell(rng, "a", 4, 5, 6)
+    change(given)
+    with pytest.raises(InputError, match=f"(?s)layer 'a'.*{text}"):
+        gbdnn.load_state_dict(state_dict(tmp_path / "a.safetensors", given), "a")
+
+
 @pytest.mark.parametrize(
     ("layers", "text"),
     [("0, relu, 10", "'2' left out"), ("0, 1, 2, 10", "'1'"), ("", "for example|For example"),
