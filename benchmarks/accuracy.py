@@ -168,18 +168,13 @@ def load_task(images: str | None) -> tuple[Array, Array, Array, Array]:
     An .npz file has X and y; the last 10,000 of 70,000 samples are for testing (MNIST's own
     split), of fewer the last sixth. Without a file: the digits that ship inside scikit-learn.
     """
-    if images is None:
-        from sklearn.datasets import load_digits
+    from gbdnn.cli import datasets
 
-        X, y = load_digits(return_X_y=True)
-        X = X / 16
-    else:
-        try:
-            with np.load(images) as file:
-                X, y = file["X"].reshape(len(file["X"]), -1) / np.float32(255), file["y"]
-        except (KeyError, ValueError, OSError) as error:
-            raise FileFormatError(images, "an .npz file with X and y", str(error)) from None
-    X, y = X.astype(np.float32), y.astype(np.int64)
+    data = datasets.digits() if images is None else datasets.read(images)
+    if data.y is None:
+        raise FileFormatError(str(images), "an .npz file with X and y", "no y")
+    X = data.X.astype(np.float32) / np.float32(16 if images is None else 255)
+    y = data.y.astype(np.int64)
     test = 10_000 if len(X) == 70_000 else len(X) // 6
     return X[:-test], y[:-test], X[-test:], y[-test:]
 

@@ -66,7 +66,7 @@ class LSTMJob(Job):
 
     def _call(self, network: Network, X: Array) -> Callable[[Array], Any]:
         if self.engine in PEERS:
-            from benchmarks.recurrent_peers import onnx_call, torch_call
+            from benchmarks.exported import onnx_call, torch_call
 
             if self.engine == TORCH:
                 return torch_call(network, self.threads)
@@ -81,7 +81,7 @@ class LSTMJob(Job):
     def _training(self, network: Network, X: Array) -> float:
         if self.engine != TORCH:
             return _training(network, X, self.engine, self.threads)
-        from benchmarks.recurrent_peers import torch_training
+        from benchmarks.exported import torch_training
 
         return torch_training(network, X, self.threads, steps=STEPS, rate=RATE)
 

@@ -11,11 +11,11 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
+import gbdnn
 from benchmarks.process import Job, Record
 from benchmarks.rounds import grouped, measured, medians, spread
 from benchmarks.timing import Timing, measure
@@ -24,7 +24,7 @@ from gbdnn.layers import Linear, ReLU
 from gbdnn.network import Network
 from gbdnn.topology import erdos_renyi
 from gbdnn.types import Array
-from gbdnn.weights import CSR, Levels, integer_weight
+from gbdnn.weights import CSR, Dense, Levels, integer_weight
 
 __all__ = ["BITS", "ENGINES", "PEERS", "QuantizedJob", "compare", "jobs", "quantized", "report"]
 
@@ -65,7 +65,9 @@ class QuantizedJob(Job):
 
     def _call(self, network: Network, X: Array) -> Callable[[Array], Array]:
         if self.engine == "onnxruntime-int8":
-            return _onnxruntime(network, self.threads)
+            from benchmarks.exported import onnx_call
+
+            return onnx_call(network, self.threads, whole_numbers=True)
         if self.engine in PEERS:
             return _torch(network, self.engine, self.threads)
         if self.engine in BITS:
@@ -104,19 +106,10 @@ def quantized(network: Network, X: Array, bits: int) -> Network:
 def _torch(network: Network, engine: str, threads: int) -> Callable[[Array], Array]:
     """Return the prediction of a dense network of torch, in int8 or bfloat16."""
     import torch
-    from torch import nn
 
     torch.set_num_threads(threads)
-    parts: list[Any] = []
-    for layer in network.layers:
-        if not isinstance(layer, Linear):
-            parts.append(nn.ReLU())
-            continue
-        linear = nn.Linear(layer.weight.shape[1], layer.weight.shape[0])
-        dense = layer.weight.to_dense(allow_dense=True)
-        linear.weight.data, linear.bias.data = map(torch.from_numpy, (dense, layer.bias.copy()))
-        parts.append(linear)
-    model: Any = nn.Sequential(*parts).eval()
+    full = {name: Dense(W.to_dense(allow_dense=True)) for name, W in network.weights.items()}
+    model: Any = gbdnn.to_torch(network.replaced(full))
     kind = torch.float32
     if engine == "torch-bfloat16":
         kind = torch.bfloat16
@@ -124,55 +117,12 @@ def _torch(network: Network, engine: str, threads: int) -> Callable[[Array], Arr
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it is to move to another package
-            model = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+            model = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear})
 
     def run(X: Array) -> Array:
         with torch.inference_mode():
             found: Array = model(torch.from_numpy(X).to(kind)).float().numpy()
             return found
-
-    return run
-
-
-def _onnxruntime(network: Network, threads: int) -> Callable[[Array], Array]:
-    """Return the prediction of a dense network of onnxruntime, rounded as it runs to int8."""
-    import onnx
-    import onnxruntime
-    from onnx import TensorProto, helper, numpy_helper
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    nodes, constants, last = [], [], "x0"
-    for k, layer in enumerate(network.layers):
-        given, last = last, f"x{k + 1}"
-        if not isinstance(layer, Linear):
-            nodes.append(helper.make_node("Relu", [given], [last]))
-            continue
-        dense = layer.weight.to_dense(allow_dense=True)
-        for name, array in ((f"w{k}", np.ascontiguousarray(dense.T)), (f"b{k}", layer.bias)):
-            constants.append(numpy_helper.from_array(array, name))
-        nodes.append(helper.make_node("MatMul", [given, f"w{k}"], [f"z{k}"]))
-        nodes.append(helper.make_node("Add", [f"z{k}", f"b{k}"], [last]))
-    ends = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, features])
-        for name, features in (("x0", network.in_features), (last, network.out_features))
-    ]
-    graph = helper.make_graph(nodes, "network", ends[:1], ends[1:], constants)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    with TemporaryDirectory() as folder:
-        path, rounded = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
-        onnx.save(model, path)
-        quantize_dynamic(path, rounded, weight_type=QuantType.QInt8)
-        assert "MatMulInteger" in {node.op_type for node in onnx.load(rounded).graph.node}
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = threads
-        settings.log_severity_level = 3
-        session = onnxruntime.InferenceSession(rounded, settings,
-                                               providers=["CPUExecutionProvider"])  # fmt: skip
-    name = session.get_inputs()[0].name
-
-    def run(X: Array) -> Array:
-        found: Array = session.run(None, {name: X})[0]
-        return found
 
     return run
 

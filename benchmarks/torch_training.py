@@ -13,14 +13,15 @@ optimizers do not take CSR parameters.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import gbdnn
 from benchmarks.peers import torch_matrix
-from gbdnn.weights import CSR
+from gbdnn.weights import CSR, Dense, Weight
 from gbdnn.weights.patterns import transpose
 
 if TYPE_CHECKING:
@@ -75,39 +76,33 @@ class _Model:
         """Bring the gradients to where the optimizer looks."""
 
 
-class _Dense(_Model):
+class _Layers(_Model):
+    """What `gbdnn.to_torch` makes of weights: torch's linear layers, or of sparse ones gbdnn's."""
+
+    def __init__(self, torch: Any, weights: Sequence[Weight]) -> None:
+        layers: list[Any] = []
+        for weight in weights:
+            layers += [gbdnn.Linear(weight, np.zeros(weight.shape[0], np.float32)), "relu"]
+        self.forward = gbdnn.to_torch(gbdnn.Network(layers[:-1])).train()
+        self.parameters, self.torch = list(self.forward.parameters()), torch
+
+    more: Sequence[Any] = ()
+
+
+class _Dense(_Layers):
     """W and its gradient full."""
 
     def __init__(self, torch: Any, weights: list[CSR]) -> None:
-        layers: list[Any] = []
-        for weight in weights:
-            linear = torch.nn.Linear(*weight.shape[::-1])
-            with torch.no_grad():
-                linear.weight.copy_(torch.from_numpy(weight.to_dense(allow_dense=True)))
-                linear.bias.zero_()
-            layers += [linear, torch.nn.ReLU()]
-        self.forward = torch.nn.Sequential(*layers[:-1])
-        self.parameters, self.more = list(self.forward.parameters()), []
+        super().__init__(torch, [Dense(w.to_dense(allow_dense=True)) for w in weights])
 
 
-class _Layers(_Model):
+class _Sparse(_Layers):
     """gbdnn's sparse layers in place of torch's."""
 
-    def __init__(self, torch: Any, weights: list[CSR]) -> None:
-        from gbdnn.torch import SparseLinear
-
-        layers: list[Any] = []
-        for weight in weights:
-            bias = np.zeros(weight.shape[0], np.float32)
-            layers += [SparseLinear.from_csr(weight, bias), torch.nn.ReLU()]
-        self.forward = torch.nn.Sequential(*layers[:-1])
-        self.parameters, self.torch = list(self.forward.parameters()), torch
-        self.layers = layers[::2]
-
     @property
-    def more(self) -> list[Any]:
+    def more(self) -> list[Any]:  # type: ignore[override]
         """The buffers, and what the backend made of them beside the values."""
-        forms = [layer.form(layer.values) for layer in self.layers]
+        forms = [layer.form(layer.values) for layer in self.forward[::2]]
         made = [np.zeros(form.nbytes - form.values.nbytes, np.uint8) for form in forms]
         return [*self.forward.buffers(), *map(self.torch.from_numpy, made)]
 
@@ -191,5 +186,5 @@ def _index(matrix: Any) -> list[Any]:
 
 MODELS: dict[str, Any] = {
     "torch-csr": _CSR, "torch-csr-sampled": _Sampled, "torch-dense": _Dense,
-    "torch-gbdnn": _Layers,
+    "torch-gbdnn": _Sparse,
 }  # fmt: skip

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from gbdnn import checks
 from gbdnn.challenge.mnist import fetch, load_images, official_images
 from gbdnn.data.inputs import BitInputs
 from gbdnn.errors import DtypeError, GbdnnError, InputError, ShapeError
@@ -76,9 +77,7 @@ class InputBits(BitInputs):
 
     def take(self, limit: int) -> InputBits:
         """Return the first `limit` inputs (all, if there are fewer); a copy of their bits."""
-        if isinstance(limit, bool) or not isinstance(limit, int | np.integer) or limit < 0:
-            raise InputError("limit", "a whole number, 0 or more", repr(limit))
-        count = min(int(limit), self.count)
+        count = min(checks.count("limit", limit, 0), self.count)
         bits = self.bits[:, : -(-count // 8)].copy()
         if count % 8:
             bits[:, -1] &= 0xFF << (-count % 8) & 0xFF
@@ -163,12 +162,11 @@ def resize(images: npt.ArrayLike, side: int) -> InputBits:
     if array.ndim != 3 or 0 in array.shape:
         raise ShapeError("images", "shape (n, height, width), none of them 0", f"{array.shape}")
     check_finite("images", array)
-    if isinstance(side, bool) or not isinstance(side, int | np.integer):
-        raise InputError("side", "a whole number", repr(side))
+    side = checks.count("side", side)
     if side < max(array.shape[1:]):
         expected = f"at least {max(array.shape[1:])}, the size of the images"
         raise InputError("side", expected, str(side), "Images can only be made larger.")
-    plan = _Interpolation(array, int(side))
+    plan = _Interpolation(array, side)
     largest = max((float(power.max()) for _, _, power in plan.blocks()), default=0.0)
     bits = np.empty((side * side, -(-len(array) // 8)), np.uint8)
     for column, first, power in plan.blocks():

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gbdnn import checks
 from gbdnn.backends import get_backend
 from gbdnn.challenge import files, images
 from gbdnn.challenge.generate import Spec
 from gbdnn.challenge.images import InputBits
 from gbdnn.challenge.source import ChallengeSource
-from gbdnn.errors import InputError
 from gbdnn.execution import executor
 from gbdnn.execution.source import Work
 from gbdnn.files.disk import atomic_write
@@ -74,8 +74,8 @@ def load_inputs(
     limit : int, optional
         Use the first `limit` inputs only; all are transformed together before.
     """
-    if limit is not None and limit < 1:
-        raise InputError("limit", "a whole number from 1 up", repr(limit))
+    if limit is not None:
+        checks.count("limit", limit)
     bits, origin = _find_inputs(neurons, path, data)
     official = bits.count == OFFICIAL_COUNT and bits.nnz == OFFICIAL_NNZ[neurons]
     return ChallengeInputs(bits if limit is None else bits.take(limit), origin, official)

@@ -27,8 +27,7 @@ from gbdnn.cli.options import (
 from gbdnn.cli.output import echo_json
 from gbdnn.cli.ranks import MPI, ranks_of
 from gbdnn.cli.refit import BATCH, check_samples, scale_of, targets_of, unfolded
-from gbdnn.cli.rules import rules_of
-from gbdnn.cli.trained import constant_score, kept, report
+from gbdnn.cli.trained import constant_score, kept, report, rules_of
 from gbdnn.errors import DivergenceError, InputError, TrainingInterrupted
 
 if TYPE_CHECKING:

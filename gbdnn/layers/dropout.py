@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gbdnn.errors import InputError
+from gbdnn import checks
 from gbdnn.layers.base import Bounds, Layer, Run, Tape
 from gbdnn.types import Array
 from gbdnn.weights import as_float_dtype
@@ -36,9 +35,7 @@ class Dropout(Layer):
     rate: float = 0.5
 
     def __post_init__(self) -> None:
-        number = isinstance(self.rate, Real) and not isinstance(self.rate, bool)
-        if not (number and 0 <= self.rate < 1):
-            raise InputError("rate", "a number from 0 up to, but not, 1", repr(self.rate))
+        checks.fraction("rate", self.rate)
 
     @property
     def clamp(self) -> Bounds:

@@ -28,7 +28,7 @@ import numpy as np
 from gbdnn import checks
 from gbdnn.backends import get_backend
 from gbdnn.backends.workers import share
-from gbdnn.errors import InputError, choose
+from gbdnn.errors import choose
 from gbdnn.topology.random import distinct
 from gbdnn.types import Array
 from gbdnn.weights import CSR
@@ -65,9 +65,7 @@ class Growth:
     observes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        number = isinstance(self.fraction, int | float) and not isinstance(self.fraction, bool)
-        if not number or not 0 < self.fraction < 1:
-            raise InputError("fraction", "a number above 0 and below 1", repr(self.fraction))
+        checks.within("fraction", self.fraction, "(0, 1)")
         choose("decay", self.decay, ("constant", "cosine"))
 
     def part(self, step: int, last: int) -> float:

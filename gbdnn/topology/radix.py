@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gbdnn import checks
 from gbdnn.errors import InputError, NonFiniteError, ShapeError
 from gbdnn.weights.csr import CSR
 
@@ -164,8 +165,4 @@ def _integers(argument: str, numbers: Any, least: int) -> list[int]:
         raise InputError(argument, f"a sequence of {expected}", repr(numbers))
     if len(numbers) == 0:
         raise InputError(argument, expected, "none at all")
-    for number in numbers:
-        whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
-        if not whole or number < least:
-            raise InputError(argument, expected, repr(number))
-    return [int(number) for number in numbers]
+    return [checks.count(argument, number, least) for number in numbers]

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gbdnn.errors import DtypeError, InputError, ShapeError, choose
+from gbdnn import checks
+from gbdnn.errors import InputError, ShapeError, choose
 from gbdnn.types import Array
 from gbdnn.weights import CSR, as_float_dtype
 
@@ -217,11 +218,7 @@ def distinct(total: int, count: int, rng: np.random.Generator) -> npt.NDArray[np
 
 def as_generator(rng: np.random.Generator | int) -> np.random.Generator:
     """Return `rng`, or a new generator that it seeds."""
-    if isinstance(rng, np.random.Generator):
-        return rng
-    if isinstance(rng, int | np.integer) and not isinstance(rng, bool) and rng >= 0:
-        return np.random.default_rng(int(rng))
-    raise DtypeError("rng", "a numpy.random.Generator or a whole number", repr(rng))
+    return np.random.default_rng(checks.generator_or_seed("rng", rng))
 
 
 def _size(argument: str, number: Any) -> int:

@@ -27,7 +27,7 @@ def test_engines_compute_the_same_lstm(tmp_path):
 def test_peers_compute_the_same(layer):
     pytest.importorskip("torch")
     pytest.importorskip("onnxruntime")
-    from benchmarks.recurrent_peers import onnx_call, torch_call, torch_training
+    from benchmarks.exported import onnx_call, torch_call, torch_training
 
     network = lstm._network(np.random.default_rng(0), layer, 16, 0.3)
     X = np.random.default_rng(1).standard_normal((3, 5, 16), np.float32)
@@ -39,7 +39,7 @@ def test_peers_compute_the_same(layer):
 
 def test_onnxruntime_in_whole_numbers():
     pytest.importorskip("onnxruntime")
-    from benchmarks.recurrent_peers import onnx_call
+    from benchmarks.exported import onnx_call
 
     network = lstm._network(np.random.default_rng(0), "lstm", 16, 0.3)
     X = np.random.default_rng(1).standard_normal((3, 5, 16), np.float32)

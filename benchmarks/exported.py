@@ -1,4 +1,4 @@
-"""The LSTMs and GRUs of torch and onnxruntime, dense, with the weights of a network of ours."""
+"""Networks as torch and onnxruntime compute them, dense: what `to_torch` and `save_onnx` make."""
 
 from __future__ import annotations
 
@@ -50,35 +50,29 @@ def torch_training(network: Network, X: Array, threads: int, *, steps: int, rate
 
 
 def onnx_call(network: Network, threads: int, *, whole_numbers: bool) -> Call:
-    """Return a function of samples (n, time, features) that onnxruntime computes.
+    """Return a function of samples that onnxruntime computes.
 
     Parameters
     ----------
     network : Network
     threads : int
     whole_numbers : bool
-        With `DynamicQuantizeLSTM` (int8 weights), made by `quantize_dynamic`; it has no GRU.
+        With int8 weights, made by `quantize_dynamic`, as `MatMulInteger` and `DynamicQuantizeLSTM`
+        take them; there is no GRU of whole numbers.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "layer.onnx"
-        gbdnn.save_onnx(network, path)
-        if whole_numbers:
-            path = _quantized(path)
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda X: session.run(None, {"X": X})[0]
-
-
-def _quantized(path: Path) -> Path:
-    """Write the model with int8 weights, and return where."""
     import onnx
+    import onnxruntime
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    target = path.with_name("quantized.onnx")
-    quantize_dynamic(path, target, weight_type=QuantType.QInt8, op_types_to_quantize=["LSTM"])
-    found = {node.op_type for node in onnx.load(target).graph.node}
-    assert "DynamicQuantizeLSTM" in found, found
-    return target
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        gbdnn.save_onnx(network, path)
+        if whole_numbers:
+            source, path = path, path.with_name("int8.onnx")
+            quantize_dynamic(source, path, weight_type=QuantType.QInt8)
+            found = {node.op_type for node in onnx.load(path).graph.node}
+            assert found & {"MatMulInteger", "DynamicQuantizeLSTM"}, found
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda X: session.run(None, {"X": X})[0]
