@@ -18,7 +18,8 @@ onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 X = RNG.standard_normal((40, 8)).astype(np.float32)
-C = RNG.integers(-127, 128, (8, 6)).astype(np.int8)
+# 7 bits, since onnxruntime's pairs of products saturate on processors without VNNI
+C = RNG.integers(-63, 64, (8, 6)).astype(np.int8)
 U = RNG.integers(1, 256, (8, 6)).astype(np.uint8)
 S = RNG.uniform(0.01, 0.02, 6).astype(np.float32)
 STEP = np.float32(0.03)
@@ -169,7 +170,7 @@ def quantized(tmp_path, network, how, **options):
     gbdnn.save_onnx(network, source)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        getattr(tool, how)(source, path, **options)
+        getattr(tool, how)(source, path, reduce_range=True, **options)  # as C above
     return path
 
 

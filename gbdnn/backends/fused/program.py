@@ -352,12 +352,13 @@ class FusedProgram(Program):
     def _constants(self, constants: Sequence[frozenset[float]]) -> Array:
         """Return the table of constants, made once."""
         key = tuple(constants)
-        if key not in self._constant_tables:
+        table = self._constant_tables.get(key)
+        if table is None:
             table = np.full((len(key), max(map(len, key))), np.nan)
             for row, numbers in zip(table, key, strict=True):
                 row[: len(numbers)] = sorted(numbers)
-            self._constant_tables[key] = table
-        return self._constant_tables[key]
+            table = self._constant_tables.setdefault(key, table)  # jobs know its address
+        return table
 
     def _table(self, wide: bool, blocks: int, linked: bool, entered: bool, pitch: int) -> Array:
         """Return the table for a Y with wide rows or narrow ones, and so many blocks of rows.

@@ -19,6 +19,7 @@ from gbdnn.backends.fused.cells.windows import Windows, window_sums, windows
 from gbdnn.backends.fused.helpers import address_of, inner
 from gbdnn.backends.fused.instructions import code_stamp, compiled_address, pointer
 from gbdnn.backends.fused.kernels import STRIP
+from gbdnn.machine.locks import lock_of
 from gbdnn.types import Array
 
 __all__ = ["Matrix", "adding"]
@@ -51,6 +52,7 @@ class Matrix:
         self._slices: Slices | None = None
         self._windows: Windows | None = None
         self._words: dict[bool, Array] = {}
+        self._lock = lock_of(self)
 
     @property
     def blocks(self) -> int:
@@ -72,9 +74,10 @@ class Matrix:
     def address(self, width: int) -> int:
         """Return the address of the words for products with so many columns."""
         narrow = width == 1
-        if narrow not in self._words:
-            self._words[narrow] = self._made(narrow)
-        return address_of(self._words[narrow])
+        with self._lock:  # a second thread would replace what the first one computes with
+            if narrow not in self._words:
+                self._words[narrow] = self._made(narrow)
+            return address_of(self._words[narrow])
 
     def _made(self, narrow: bool) -> Array:
         given = self.indptr, self.indices, self.values, self.order, self.rows
