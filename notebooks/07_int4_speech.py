@@ -86,7 +86,7 @@ plt.show()
 # %%
 rounded = quantize_transducer(floats, "fasoli2022", X, y)
 print(f"{floats.file_nbytes:,} bytes in floats, {rounded.file_nbytes:,} in four bits, headers included")
-print(rounded.encoder.layers[0])
+print(rounded.encoder.layers[0].recurrent)
 
 # %% [markdown]
 # ## What the study found
@@ -111,12 +111,13 @@ found.sort_values("bytes", ascending=False).round(1)
 
 # %%
 figure, axis = plt.subplots(figsize=(7, 3.2))
-for name, row in found.iterrows():
+for k, (name, row) in enumerate(found.sort_values("bytes").iterrows()):
     seeds = 100 * words[words["model"] == name]["rate"]
-    axis.semilogx([row["bytes"]] * len(seeds), seeds, "o", color=BLUE)
-    axis.annotate(name, (row["bytes"], seeds.max()), xytext=(6, 4), textcoords="offset points")
-axis.set(xlabel="bytes of the file", ylabel="errors of words, percent", ylim=(0, None),
+    axis.semilogx([row["bytes"]] * len(seeds), seeds, "osD^vP"[k % 6], label=name)
+axis.set(xlabel="bytes of the file", ylabel="errors of words, percent",
+         ylim=(0, 1.25 * found["errors of words, percent"].max()),
          title="Voices not trained on, a point for each seed")
+axis.legend(frameon=False, loc="lower right")
 plt.show()
 
 # %% [markdown]

@@ -191,7 +191,7 @@ def _draw_fusion(figure: Any, rows: Sequence[Record], _: int) -> bool:
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("errors of words in percent, target domain")
     axes[0].set_ylim(bottom=0)
-    axes[1].legend(frameon=False, fontsize=8)
+    axes[1].legend(frameon=False, fontsize=8, loc="lower left")
     return some
 
 

@@ -29,7 +29,7 @@ TESTS = {
 }  # fmt: skip
 """Sets of recordings, and their manifests in the corpus; the prompts are what is installed, and
 "known", voices of the training, is what half of "dev" is: the best epoch is chosen by the other."""
-FUSIONS = ("none", "shallow", "density-ratio", "lodr", "ilme")
+FUSIONS = ("none", "density-ratio", "shallow", "lodr", "ilme")
 MISSING = {
     "known": "two recordings in dev",
     "shifted": "flite, when the corpus was made",

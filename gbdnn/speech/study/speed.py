@@ -23,10 +23,12 @@ MACHINE, FORMATS = "rapid", ("fp16", "int4")
 def measured(study: Study, seed: int) -> None:
     """Measure real-time factors of the recognisers of a seed, from samples to text.
 
-    Float and whole numbers take turns; of each recording the fastest of some rounds counts.
+    Those that were tested. They take turns; of each recording the fastest of some rounds counts.
     """
     given = study.settings
-    names = ("float32", "int8", "int4", sparse_name(given.sparsities[0]))
+    wanted = ("float32", "int8", "int4", sparse_name(given.sparsities[0]))
+    there = {row["model"] for row in study.of_kind("bytes")}
+    names = [name for name in wanted if name in there]
     threads = sorted({1, min(2, available_cores())})
     cells = list(itertools.product(names, ("none", "density-ratio"), threads))
     keys = {cell: f"speed/{'/'.join(map(str, cell))} threads/seed {seed}" for cell in cells}
