@@ -7,13 +7,14 @@ writes them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from gbdnn.conversion.cells import cell_layers
 from gbdnn.errors import InputError, ShapeError
 from gbdnn.layers import BLSTM, GRU, LSTM, Dropout, Embedding, Layer
 from gbdnn.torch.linear import float_array, masked
@@ -76,39 +77,13 @@ def recurrent_layers(module: Any, dtype: Any) -> list[Layer]:
     InputError
         For a GRU in two directions.
     """
-    lstm = isinstance(module, nn.LSTM)
-    if module.bidirectional and not lstm:
-        raise InputError("bidirectional", "False in a GRU", "True", "An LSTM may have both.")
-    made: list[Layer] = []
-    for number in range(module.num_layers):
-        ends = [f"_l{number}", f"_l{number}_reverse"][: 1 + module.bidirectional]
-        sides: Any = [(_lstm if lstm else _gru)(_parts(module, end), dtype) for end in ends]
-        made.append(sides[0] if len(sides) == 1 else BLSTM(*sides))
-        if module.dropout and number + 1 < module.num_layers:
-            made.append(Dropout(module.dropout))
-    return made
-
-
-def _parts(module: Any, end: str) -> dict[str, Any]:
-    """Return the arrays of one layer in one direction: weight_ih, bias_hh, ..."""
-    names = [n for n in ("weight_ih", "weight_hh", "weight_hr", "bias_ih", "bias_hh")
-             if hasattr(module, n + end)]  # fmt: skip
-    return {name: np.array(float_array(masked(module, name + end), name + end)) for name in names}
-
-
-def _lstm(parts: Mapping[str, Array], dtype: Any) -> LSTM:
-    bias = parts["bias_ih"] + parts["bias_hh"] if "bias_ih" in parts else 0.0
-    return LSTM(parts["weight_ih"], parts["weight_hh"], bias, parts.get("weight_hr"), dtype=dtype)
-
-
-def _gru(parts: Mapping[str, Array], dtype: Any) -> GRU:
-    bias: Any = 0.0
-    inner: Any = 0.0
-    if "bias_ih" in parts:
-        gates = len(parts["bias_ih"]) // 3 * 2
-        bias, inner = parts["bias_ih"].copy(), parts["bias_hh"][gates:]
-        bias[:gates] += parts["bias_hh"][:gates]
-    return GRU(parts["weight_ih"], parts["weight_hh"], bias, inner, dtype=dtype)
+    names = [re.sub("_orig$", "", name) for name, _ in module.named_parameters()]
+    layers = cell_layers(
+        {n: np.array(float_array(masked(module, n), n)) for n in dict.fromkeys(names)}, dtype
+    )
+    if not module.dropout:
+        return layers
+    return [each for layer in layers for each in (layer, Dropout(module.dropout))][:-1]
 
 
 def embedding_layer(module: Any, dtype: Any) -> Embedding:
