@@ -21,7 +21,8 @@ __all__ = ["export_model", "import_model"]
 SAMPLES, STEPS, ROUNDS = 64, 20, 9  # of a measurement
 LAYERS_HELP = (
     'Layers of a .safetensors state dict, in order: names and activations ("0, relu, 2, softmax"), '
-    'or only activations ("relu", "relu, softmax").'
+    'or only activations ("relu", "relu, softmax"). '
+    'Of sequences: "embedding words, lstm, last, fc".'
 )
 SUFFIXES = ".onnx, .safetensors or a folder"
 

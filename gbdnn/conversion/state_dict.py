@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from gbdnn.conversion.chain import Chain
-from gbdnn.conversion.recurrent import is_recurrent, stack
-from gbdnn.errors import GbdnnError, InputError
+from gbdnn.conversion.cells import cell_layers, is_cells
+from gbdnn.conversion.chain import Chain, sparse_if_pruned
+from gbdnn.errors import InputError
 from gbdnn.files.tensors import read_foreign
-from gbdnn.layers import LAYERS, Embedding, activation_names
+from gbdnn.layers import Embedding, LastStep, MeanOverTime, activation, activation_names
 from gbdnn.network import Network
 from gbdnn.types import Array, FilePath
 
@@ -19,6 +19,8 @@ __all__ = ["load_state_dict"]
 
 LINEAR = ("weight", "weight_orig", "weight_mask", "bias", "bias_orig", "bias_mask")
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+HEADS = {"last": LastStep, "mean": MeanOverTime}
+EMBEDDING = "embedding "
 EPSILON = 1e-5  # of torch.nn.BatchNorm1d
 HEADS = ("last", "mean")
 SYMBOLS = "embedding "
@@ -32,14 +34,16 @@ def load_state_dict(path: FilePath, layers: str) -> Network:
     path : path-like
         float16 and bfloat16 become float32. Tensors are "PREFIX.weight", shape (out, in), and
         "PREFIX.bias"; of a batch normalization also "PREFIX.running_mean" and "running_var".
-        Masks of `torch.nn.utils.prune` ("weight_orig", "weight_mask") are applied. Those of an
-        LSTM or GRU are called as torch has them, "PREFIX.weight_ih_l0" and so on.
+        Masks of `torch.nn.utils.prune` ("weight_orig", "weight_mask") are applied. An LSTM or GRU
+        has the names of torch.nn, "PREFIX.weight_ih_l0" and so on, for all its layers. A name
+        without a prefix belongs to the layer ".".
     layers : str
         What a state dict does not say. Either all layers in order, prefixes and activations:
         ``"0, relu, 2, relu, 4, softmax"``. Or only activations, if the names, by their numbers, are
         in the order of the layers: ``"relu"``, between the weights, or ``"relu, softmax"``, also
-        the one at the end. An embedding is named as one, "last" and "mean" make a row of each
-        sequence: ``"embedding words, rnn, last, head, softmax"``.
+        the one at the end. What belongs to sequences is described in full: ``"embedding words,
+        lstm, last, linear"`` are a table, an LSTM and a linear layer with the prefixes "words",
+        "lstm" and "linear", and between them the choice of the last time step (or their "mean").
 
     Raises
     ------
@@ -51,11 +55,11 @@ def load_state_dict(path: FilePath, layers: str) -> Network:
     groups: dict[str, dict[str, Array]] = {}
     for name, array in tensors.items():
         prefix, _, own = name.rpartition(".")
-        groups.setdefault(prefix, {})[own] = array
+        groups.setdefault(prefix or ".", {})[own] = array
     known = ", ".join(map(repr, sorted(groups, key=_numbered))) or "none"
     words = _words(layers, groups, known)
-    symbols = {word.removeprefix(SYMBOLS) for word in words if word.startswith(SYMBOLS)}
-    words = [word.removeprefix(SYMBOLS) for word in words]
+    tables = {w.removeprefix(EMBEDDING).strip() for w in words if w.startswith(EMBEDDING)}
+    words = [word.removeprefix(EMBEDDING).strip() for word in words]
     missing = sorted(groups.keys() - set(words), key=_numbered)
     twice = [word for word in set(words) & groups.keys() if words.count(word) > 1]
     if missing or twice:
@@ -64,9 +68,9 @@ def load_state_dict(path: FilePath, layers: str) -> Network:
     chain = Chain()
     for word in words:
         if word in groups:
-            _add(chain, word, groups.pop(word), embeds=word in symbols)
+            _add(chain, word, groups.pop(word), word in tables)
         else:
-            chain.layer(LAYERS[word]())
+            chain.layer(HEADS[word]() if word in HEADS else activation(word))
     return Network(chain.finished())
 
 
@@ -78,16 +82,16 @@ def _numbered(name: str) -> list[Any]:
 def _words(layers: str, groups: dict[str, Any], known: str) -> list[str]:
     """Return prefixes and activations in order."""
     words = [word.strip() for word in layers.split(",") if word.strip()]
-    names = [*activation_names(), *HEADS]
-    wrong = [word for word in words if word.removeprefix(SYMBOLS) not in groups
-             and word not in names]  # fmt: skip
+    names = activation_names()
+    known_words = {*groups, *names, *HEADS, *(EMBEDDING + name for name in groups)}
+    wrong = [word for word in words if word not in known_words]
     if wrong or not words:
-        expected = f"layers of the file ({known}), {', '.join(names)}"
+        expected = f"layers of the file ({known}) and activations ({', '.join([*names, *HEADS])})"
         example = 'For example "0, relu, 2, softmax", or only "relu" or "relu, softmax".'
         raise InputError("layers", expected, repr(wrong[0] if wrong else layers), example)
-    if any(word.removeprefix(SYMBOLS) in groups for word in words):
+    if any(word.removeprefix(EMBEDDING) in groups for word in words):
         return words
-    if len(words) > 2:
+    if len(words) > 2 or set(words) & HEADS.keys() or any(map(is_cells, groups.values())):
         expected = "one activation between the weights and one at the end, or the layers' names too"
         raise InputError("layers", expected, f"{len(words)} activations; the file has {known}")
     made: list[str] = []
@@ -100,21 +104,18 @@ def _words(layers: str, groups: dict[str, Any], known: str) -> list[str]:
     return made + words[1:]
 
 
-def _add(chain: Chain, prefix: str, group: dict[str, Array], *, embeds: bool) -> None:
-    """Append a linear layer, a batch normalization, an embedding or recurrent layers."""
-    if is_recurrent(group):
-        try:
-            for layer in stack(group):
-                chain.weighted(layer)
-        except GbdnnError as error:
-            raise _named(error, prefix) from None
-        return
+def _add(chain: Chain, prefix: str, group: dict[str, Array], table: bool) -> None:
+    """Append the layers of a group: linear, batch normalization, embedding, LSTM or GRU."""
+    sequence = table or is_cells(group)
     norm = "running_mean" in group
     strange = sorted(group.keys() - set(NORM if norm else LINEAR))
-    if strange or not (norm or {"weight", "weight_orig"} & group.keys()):
-        expected = f"the tensors of a linear or recurrent layer or a norm ({', '.join(LINEAR)})"
+    if not sequence and (strange or not (norm or {"weight", "weight_orig"} & group.keys())):
+        expected = f"the tensors of a linear layer or a batch normalization ({', '.join(LINEAR)})"
         raise InputError(f"layer {prefix!r}", expected, ", ".join(strange or sorted(group))[:200])
     try:
+        if sequence:
+            _add_sequence(chain, group, table)
+            return
         if norm:
             mean, variance = (group[name].astype(np.float64) for name in NORM[2:4])
             factor = group.get("weight", np.ones(1)) / np.sqrt(variance + EPSILON)
@@ -122,12 +123,7 @@ def _add(chain: Chain, prefix: str, group: dict[str, Array], *, embeds: bool) ->
             return
         weight = _masked(group, "weight")
         bias = _masked(group, "bias") if {"bias", "bias_orig"} & group.keys() else 0.0
-        if weight.dtype.kind != "f":
-            raise InputError("weight", "floats", str(weight.dtype))
-        if embeds:
-            chain.weighted(Embedding(weight.T, dtype=np.float64 if weight.itemsize == 8 else "f4"))
-            return
-        chain.product(weight if weight.dtype == np.float64 else weight.astype(np.float32), bias)
+        chain.product(_floats("weight", weight), bias)
     except KeyError as error:
         raise InputError(f"layer {prefix!r}", f"the tensor {error}", "none") from None
     except InputError as error:
@@ -149,3 +145,23 @@ def _masked(group: dict[str, Array], name: str) -> Array:
     if original.shape != mask.shape:
         raise InputError(f"{name}_mask", f"shape {original.shape}", f"{mask.shape}")
     return (original * mask).astype(original.dtype)
+
+
+def _add_sequence(chain: Chain, group: dict[str, Array], table: bool) -> None:
+    names = dict.fromkeys(re.sub("_(orig|mask)$", "", name) for name in group)
+    arrays = {name: _floats(name, _masked(group, name)) for name in names}
+    dtype = np.result_type(*arrays.values())
+    if not table:
+        for layer in cell_layers(arrays, dtype):
+            chain.weighted(layer)
+        return
+    if set(arrays) != {"weight"} or arrays["weight"].ndim != 2:
+        raise InputError("embedding", "one tensor weight, (symbols, features)", ", ".join(arrays))
+    chain.weighted(Embedding(sparse_if_pruned(arrays["weight"].T), dtype=dtype))
+
+
+def _floats(name: str, array: Array) -> Array:
+    """Return float64 as it is, other floats as float32."""
+    if array.dtype.kind != "f":
+        raise InputError(name, "floats", str(array.dtype))
+    return array if array.dtype == np.float64 else array.astype(np.float32)

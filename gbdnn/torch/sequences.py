@@ -7,13 +7,14 @@ writes them.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from gbdnn.conversion.recurrent import bidirectional, gru, lstm
+from gbdnn.conversion.cells import cell_layers
 from gbdnn.errors import InputError, ShapeError
 from gbdnn.layers import GRU, LSTM, Dropout, Embedding, Layer
 from gbdnn.torch.linear import float_array, masked
@@ -69,22 +70,20 @@ class Outputs(nn.Module):
 
 
 def recurrent_layers(module: Any, dtype: Any) -> list[Layer]:
-    """Return the layers of a `torch.nn.LSTM` or `torch.nn.GRU`, with its masks applied."""
-    make: Any = lstm if isinstance(module, nn.LSTM) else gru
-    made: list[Layer] = []
-    for number in range(module.num_layers):
-        ends = [f"_l{number}", f"_l{number}_reverse"][: 1 + module.bidirectional]
-        made.append(bidirectional([make(_parts(module, end), dtype) for end in ends]))
-        if module.dropout and number + 1 < module.num_layers:
-            made.append(Dropout(module.dropout))
-    return made
+    """Return the layers of a `torch.nn.LSTM` or `torch.nn.GRU`, with its masks applied.
 
-
-def _parts(module: Any, end: str) -> dict[str, Any]:
-    """Return the arrays of one layer in one direction: weight_ih, bias_hh, ..."""
-    names = [n for n in ("weight_ih", "weight_hh", "weight_hr", "bias_ih", "bias_hh")
-             if hasattr(module, n + end)]  # fmt: skip
-    return {name: np.array(float_array(masked(module, name + end), name + end)) for name in names}
+    Raises
+    ------
+    InputError
+        For a GRU in two directions.
+    """
+    names = [re.sub("_orig$", "", name) for name, _ in module.named_parameters()]
+    layers = cell_layers(
+        {n: np.array(float_array(masked(module, n), n)) for n in dict.fromkeys(names)}, dtype
+    )
+    if not module.dropout:
+        return layers
+    return [each for layer in layers for each in (layer, Dropout(module.dropout))][:-1]
 
 
 def embedding_layer(module: Any, dtype: Any) -> Embedding:

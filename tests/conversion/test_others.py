@@ -233,3 +233,74 @@ def test_a_state_dict_is_measured_beside_torch(tmp_path, rng):
                                     "--layers", "relu"])  # fmt: skip
     for part in ("density", "bytes before", "ms before", "ms after", "beside torch"):
         assert part in text.output
+
+
+def written(torch, tmp_path, modules, prefixes):
+    """Write the state dict of modules, as safetensors of torch does, by hand."""
+    given = {
+        f"{prefix}.{name}" if prefix else name: value.numpy()
+        for prefix, module in zip(prefixes, modules, strict=True)
+        for name, value in module.state_dict().items()
+    }
+    return state_dict(tmp_path / "r.safetensors", given)
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+@pytest.mark.parametrize("kind", ["lstm", "two ways", "projected", "gru", "bare"])
+def test_a_recurrent_state_dict(tmp_path, rng, kind):
+    torch = pytest.importorskip("torch")
+    prune = pytest.importorskip("torch.nn.utils.prune")
+    torch.manual_seed(1)
+    make = torch.nn.GRU if kind in ("gru", "bare") else torch.nn.LSTM
+    options = {"two ways": {"bidirectional": True}, "projected": {"proj_size": 3}}.get(kind, {})
+    cells = make(4, 5, num_layers=2, batch_first=True, bias=kind != "lstm", **options)
+    prune.random_unstructured(cells, "weight_hh_l0", amount=0.7)
+    out = {"two ways": 10, "projected": 3}.get(kind, 5)
+    linear, table = torch.nn.Linear(out, 2), torch.nn.Embedding(7, 4)
+    whole, prefix = kind != "bare", "" if kind == "bare" else "my.cells"
+    path = written(torch, tmp_path, [cells, *[linear, table] * whole],
+                   [prefix, *["fc", "words"] * whole])  # fmt: skip
+    network = gbdnn.load_state_dict(
+        path, "embedding words, my.cells, last, fc" if whole else "., mean"
+    )
+    numbers = rng.integers(0, 7, (3, 6))
+    with torch.no_grad():
+        if whole:
+            expected = linear(cells(table(torch.from_numpy(numbers)))[0][:, -1])
+            got = network.predict(numbers[:, :, None].astype(np.float32))
+        else:
+            X = rng.standard_normal((3, 6, 4)).astype(np.float32)
+            expected, got = cells(torch.from_numpy(X))[0].mean(1), network.predict(X)
+    assert np.abs(got - expected.numpy()).max() < 1e-5
+    first = network.layers[whole]
+    assert getattr(first, "forward_recurrent" if kind == "two ways" else "recurrent").form == "csr"
+
+
+def test_recurrent_state_dicts_that_are_refused(tmp_path, rng):
+    def cells(gates, reverse=False, **others):
+        ends = ["_l0", "_l0_reverse"][: 1 + reverse]
+        parts = {"weight_ih": (gates * 3, 2), "weight_hh": (gates * 3, 3),
+                 "bias_ih": (gates * 3,), "bias_hh": (gates * 3,)}  # fmt: skip
+        made = {f"r.{n}{e}": rng.standard_normal(s) for n, s in parts.items() for e in ends}
+        return made | {"r." + name: rng.standard_normal(s) for name, s in others.items()}
+
+    def without(name):
+        return {key: value for key, value in cells(4).items() if key != "r." + name}
+
+    flat = cells(4) | {"r.weight_hh_l0": rng.standard_normal(12)}
+    short = cells(4) | {"r.bias_hh_l0": rng.standard_normal(5)}
+    for given, text in (
+        (cells(1), "RNN"), (cells(3, True), "GRU"), (cells(4, strange=(2,)), "strange"),
+        (without("weight_hh_l0"), "weight_hh_l0"), (without("bias_hh_l0"), "bias_hh_l0"),
+        (without("bias_ih_l0"), "bias_ih_l0"),
+        (cells(4, weight_ih_l1=(12, 3)), "weight_hh_l1"), (flat, "two dimensions"),
+        (cells(4, weight_ih_l999999999999=(12, 3)), "_l1"), (short, "'r'"),
+    ):  # fmt: skip
+        path = state_dict(tmp_path / "a.safetensors", given)
+        with pytest.raises(InputError, match=text):
+            gbdnn.load_state_dict(path, "r, last")
+    path = state_dict(tmp_path / "a.safetensors", cells(4))
+    with pytest.raises(InputError, match="names too"):
+        gbdnn.load_state_dict(path, "relu")
+    with pytest.raises(InputError, match="one tensor weight"):
+        gbdnn.load_state_dict(path, "embedding r")
