@@ -8,7 +8,7 @@ from typing import Any
 
 from gbdnn.conversion.chain import sparse_if_pruned
 from gbdnn.errors import InputError, ShapeError
-from gbdnn.layers import BLSTM, GRU, LSTM, Layer
+from gbdnn.layers import BGRU, BLSTM, GRU, LSTM, Layer
 from gbdnn.types import Array
 
 __all__ = ["PARTS", "cell_layers", "is_cells"]
@@ -35,7 +35,7 @@ def cell_layers(arrays: Mapping[str, Array], dtype: Any) -> list[Layer]:
     Raises
     ------
     InputError
-        For other names, missing ones, an RNN, and a GRU in two directions.
+        For other names, missing ones, and an RNN.
     ShapeError, DtypeError, NonFiniteError
     """
     sides: dict[tuple[int, bool], dict[str, Array]] = {}
@@ -57,9 +57,8 @@ def cell_layers(arrays: Mapping[str, Array], dtype: Any) -> list[Layer]:
                     missing = f"{name}_l{number}{'_reverse' * backward}"
                     raise InputError("layer", f"the tensor {missing} too", "none")
             layers.append(_maker(parts)(parts, dtype))
-        if both and isinstance(layers[0], GRU):
-            raise InputError("bidirectional", "False in a GRU", "True", "An LSTM may have both.")
-        made.append(BLSTM(*layers) if both else layers[0])
+        pair: Any = BGRU if isinstance(layers[0], GRU) else BLSTM
+        made.append(pair(*layers) if both else layers[0])
     return made
 
 

@@ -22,8 +22,6 @@ NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 HEADS = {"last": LastStep, "mean": MeanOverTime}
 EMBEDDING = "embedding "
 EPSILON = 1e-5  # of torch.nn.BatchNorm1d
-HEADS = ("last", "mean")
-SYMBOLS = "embedding "
 
 
 def load_state_dict(path: FilePath, layers: str) -> Network:
@@ -127,15 +125,10 @@ def _add(chain: Chain, prefix: str, group: dict[str, Array], table: bool) -> Non
     except KeyError as error:
         raise InputError(f"layer {prefix!r}", f"the tensor {error}", "none") from None
     except InputError as error:
-        raise _named(error, prefix) from None
+        error.argument = f"layer {prefix!r}: {error.argument}"
+        raise
     except ValueError as error:
         raise InputError(f"layer {prefix!r}", "tensors that fit", str(error)[:100]) from None
-
-
-def _named(error: Any, prefix: str) -> Any:
-    """Return an error that says which layer it is about."""
-    error.argument = f"layer {prefix!r}: {error.argument}"
-    return error
 
 
 def _masked(group: dict[str, Array], name: str) -> Array:

@@ -70,13 +70,7 @@ class Outputs(nn.Module):
 
 
 def recurrent_layers(module: Any, dtype: Any) -> list[Layer]:
-    """Return the layers of a `torch.nn.LSTM` or `torch.nn.GRU`, with its masks applied.
-
-    Raises
-    ------
-    InputError
-        For a GRU in two directions.
-    """
+    """Return the layers of a `torch.nn.LSTM` or `torch.nn.GRU`, with its masks applied."""
     names = [re.sub("_orig$", "", name) for name, _ in module.named_parameters()]
     layers = cell_layers(
         {n: np.array(float_array(masked(module, n), n)) for n in dict.fromkeys(names)}, dtype
