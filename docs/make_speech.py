@@ -63,7 +63,9 @@ def essence(study: dict[str, Any]) -> str:
     """Return claims and verdicts, in a few columns, and the table of the tests."""
     rows = [[claim["claim"], claim["verdict"]] for claim in study["claims"]]
     table = markdown_table(["claim", "verdict"], rows, left=2)
-    return f"{study['tables'].get('tests', '')}\n{table}"
+    beam = study["settings"]["beam"]
+    text = f"Beam {beam}{', that is greedy search' * (beam == 1)}; without a language model:"
+    return f"{text}\n\n{study['tables'].get('tests', '')}\n{table}"
 
 
 if __name__ == "__main__":
