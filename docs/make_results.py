@@ -12,6 +12,7 @@ DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent))
 
 from benchmarks import pruned, store  # noqa: E402
+from benchmarks.process import Record  # noqa: E402
 from benchmarks.rounds import doubtful, grouped  # noqa: E402
 from benchmarks.sweep import BIASES  # noqa: E402
 from gbdnn.challenge.table import markdown_table  # noqa: E402
@@ -173,14 +174,14 @@ def small(out: Path) -> str:
     )
 
 
-def cases(records: list[store.Record], *names: str) -> list[tuple]:
+def cases(records: list[Record], *names: str) -> list[tuple]:
     """Return the values of the fields and the records by engine, denser ones first."""
     groups = grouped(records, *names)
     order = sorted(groups, key=lambda key: (*key[:-1], -key[-1]))
     return [(*key, {record["engine"]: record for record in groups[key]}) for key in order]
 
 
-def time(record: store.Record | None) -> str:
+def time(record: Record | None) -> str:
     """Return milliseconds, with a mark where they are doubtful."""
     return "" if record is None else f"{1e3 * record['seconds']:.3g}{doubtful(record)}"
 
@@ -332,7 +333,7 @@ def targets(out: Path) -> str:
     )
 
 
-def measured(folder: Path, *, everything: bool = False) -> list[store.Record]:
+def measured(folder: Path, *, everything: bool = False) -> list[Record]:
     """Return the last record of each job, of those that were measured, or of all."""
     last = {record["key"]: record for record in store.read(folder).records}
     found = [record for record in last.values() if everything or record["status"] == "ok"]
@@ -341,7 +342,7 @@ def measured(folder: Path, *, everything: bool = False) -> list[store.Record]:
     return found
 
 
-def origin(record: store.Record) -> str:
+def origin(record: Record) -> str:
     """Return threads, machine, versions and the machine's limits, from a record of a sweep."""
     limits = ", ".join(
         f"{name} {rate:.0f}" for name, rate in (record["roofline"] or {}).items()
