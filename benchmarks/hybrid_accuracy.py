@@ -237,10 +237,11 @@ def row(records: Sequence[Record], variant: str, against: str = LONGER) -> dict[
                   for name in (variant, against))  # fmt: skip
     found = paired(other, own)
     size = float(np.mean([record["variants"][variant]["file_bytes"] for record in records]))
-    return own.record | {
+    record: dict[str, Any] = own.record | {
         "difference": found.difference, "difference_low": found.low, "difference_high": found.high,
         "p": found.p, "bytes": size, "seeds": len(records), "kept": found.difference <= RULE,
     }  # fmt: skip
+    return record
 
 
 def report(records: Sequence[Record]) -> str:
