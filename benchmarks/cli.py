@@ -351,6 +351,30 @@ def bench_lstm(
     _compare(lstm, lstm.jobs(_present(engines), ops, **network), out, fresh, as_json, rounds)
 
 
+@bench.command("recogniser")
+@_option("--engines", _names("benchmarks.recogniser", "ENGINES"),
+         "int4 is by the plan fasoli2022; torch and onnx have dense weights.",
+         "float32,int8,int4,torch-dense,onnx-dense,onnx-int8")  # fmt: skip
+@_option("--sizes", _names("benchmarks.recogniser", "SIZES"),
+         default="demo,demo-streaming,ibm-like-streaming")  # fmt: skip
+@_option("--densities", DENSITIES, default="1,0.2,0.1")
+@_option("--seconds", POSITIVE, "Of audio.", 3.0)
+@_option("--seed", click.IntRange(0), default=0)
+@ROUNDS
+@run_options
+def bench_recogniser(
+    engines: Any, rounds: int, out: Path, fresh: bool, as_json: bool, **encoder: Any
+) -> None:
+    """Compare a recogniser's encoder, one recording at a time, with torch's and onnxruntime's.
+
+    Random weights; real-time factors. Writes recogniser.json and recogniser.md.
+    """
+    from benchmarks import recogniser
+
+    jobs = recogniser.jobs(_present(engines), **encoder)
+    _compare(recogniser, jobs, out, fresh, as_json, rounds)
+
+
 @bench.command("low-precision")
 @_option("--images", FILE, "MNIST as .npz with X and y.  [default: scikit-learn's digits]")
 @_option("--densities", DENSITIES, default="1,0.2,0.1,0.05")

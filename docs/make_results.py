@@ -35,7 +35,7 @@ def main(out: Path) -> None:
     before = sections((DOCS / "results.md").read_text())
     writers: list[Callable[[Path], str]] = [
         targets, landing, challenge, networks, mlp, biases, small, kepner, training, sparse_linear,
-        torch_model, quantized, kernels, recurrent, low_precision, low_precision_rows, accuracy,
+        torch_model, quantized, kernels, recurrent, recogniser, low_precision, low_precision_rows, accuracy,
         estimators,
     ]  # fmt: skip
     found: dict[str, str] = {}
@@ -231,6 +231,12 @@ def recurrent(out: Path) -> str:
         "Where the two values lie far apart other programs were busy, which two threads of torch\n"
         "suffer from most: there compare the smaller ones.\n\n" + text
     )
+
+
+def recogniser(out: Path) -> str:
+    """Return the encoder of a recogniser beside its peers."""
+    text = (out / "recogniser" / "recogniser.md").read_text()
+    return f"## A recogniser's encoder against torch and onnxruntime\n\n`gbdnn bench recogniser`.\n\n{text}"
 
 
 def low_precision(out: Path) -> str:

@@ -29,6 +29,7 @@ gbdnn bench torch-model --out "$out/torch-model"
 gbdnn bench quantized --threads 1 --out "$out/quantized"
 gbdnn bench kernels --threads 1 --out "$out/kernels" # needs g++
 gbdnn bench lstm --out "$out/lstm"
+gbdnn bench recogniser --threads 1 --out "$out/recogniser"
 gbdnn bench low-precision --out "$out/low-precision"
 gbdnn bench low-precision --images "$images" --epochs 8 --samples 20000 --threads 1 \
     --out "$out/low-precision-mnist"
