@@ -35,8 +35,8 @@ def main(out: Path) -> None:
     before = sections((DOCS / "results.md").read_text())
     writers: list[Callable[[Path], str]] = [
         targets, landing, challenge, networks, mlp, biases, small, kepner, training, sparse_linear,
-        torch_model, quantized, kernels, recurrent, recogniser, low_precision, low_precision_rows, accuracy,
-        estimators,
+        torch_model, quantized, kernels, recurrent, recogniser, low_precision, low_precision_rows,
+        accuracy, estimators,
     ]  # fmt: skip
     found: dict[str, str] = {}
     for writer in writers:
@@ -236,7 +236,8 @@ def recurrent(out: Path) -> str:
 def recogniser(out: Path) -> str:
     """Return the encoder of a recogniser beside its peers."""
     text = (out / "recogniser" / "recogniser.md").read_text()
-    return f"## A recogniser's encoder against torch and onnxruntime\n\n`gbdnn bench recogniser`.\n\n{text}"
+    title = "## A recogniser's encoder against torch and onnxruntime"
+    return f"{title}\n\n`gbdnn bench recogniser`.\n\n{text}"
 
 
 def low_precision(out: Path) -> str:
