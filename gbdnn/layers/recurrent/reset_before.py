@@ -50,8 +50,7 @@ class ResetBeforeGRU(Cell):
     ShapeError, DtypeError, SparseFormatError, NonFiniteError
     """
 
-    kind = "gru_reset_before"
-    row_blocks = 3
+    kind = "gru_reset_before"  # row_blocks stays 1: not each matrix has all gates
     weight_names = ("weight", "recurrent", "candidate")
     array_names = ("bias",)
 
@@ -83,8 +82,8 @@ class ResetBeforeGRU(Cell):
     def scan(self, run: Run, p: Any, X: Array, tape: Tape) -> Array:
         """Compute the input's part of all gates in one product, then the recurrence.
 
-        H[t + 1] is what time step t hands on: h, rounded if "hidden" has a quantizer; V[t] is h
-        before that.
+        H[t + 1] is what time step t hands on to U: h, rounded if "hidden" has a quantizer; V[t] is
+        h before that, of which s and z h' are made.
         """
         Z = run.over_time(p.weight, X, p.bias)
         time, rows, width = Z.shape
@@ -97,11 +96,11 @@ class ResetBeforeGRU(Cell):
             gates, n = Z[step, : 2 * cells], Z[step, 2 * cells :]
             run.affine(p.recurrent, H[step], out=gates, accumulate=True)
             functional.sigmoid(gates)
-            r, z = gates[0, :cells], gates[0, cells:]
-            np.multiply(r, H[t], out=S[t])
+            (r, z), before = gates[0].reshape(2, cells, width), _before(H, V, t)
+            np.multiply(r, before, out=S[t])
             run.affine(p.candidate, S[step], out=n, accumulate=True)
             functional.tanh(n)
-            V[t] = n[0] + z * (_before(H, V, t) - n[0])
+            V[t] = n[0] + z * (before - n[0])
             if rounds:
                 H[t + 1] = run.quantized(p, "hidden", V[step])[0]
         run.end(p, "hidden", H[-1])
@@ -113,9 +112,10 @@ class ResetBeforeGRU(Cell):
         """Return dZ, in the place of the gates."""
         X, Z, H, V, S, _ = tape
         time, cells, width = S.shape
-        back = direct = np.zeros((1, cells, width), Z.dtype)  # what the next step says of h
+        # what the next step says of h, by U and directly
+        back = direct = np.zeros((1, cells, width), Z.dtype)
         for t in reversed(range(time)):
-            step, dh = slice(t, t + 1), dH[t]
+            step, dh, before = slice(t, t + 1), dH[t], _before(H, V, t)
             if p.returns_rounded:
                 dh += back[0]
                 run.quantized_grad(p, "hidden", V[step], dH[step])
@@ -123,13 +123,12 @@ class ResetBeforeGRU(Cell):
                 dh += run.quantized_grad(p, "hidden", V[step], back)[0]
             dh += direct[0]
             r, z, n = Z[t].reshape(3, cells, width)
-            direct = (dh * z)[None]
-            dz = dh * (_before(H, V, t) - n) * z * (1 - z)
+            kept, dz = dh * z, dh * (before - n) * z * (1 - z)
             n[...] = dh * (1 - z) * (1 - n * n)
             dS = run.input_grad(p.candidate, Z[step, 2 * cells :])
-            back = dS * r
-            r[...], z[...] = dS[0] * H[t] * r * (1 - r), dz
-            back += run.input_grad(p.recurrent, Z[step, : 2 * cells])
+            direct = dS * r + kept
+            r[...], z[...] = dS[0] * before * r * (1 - r), dz
+            back = run.input_grad(p.recurrent, Z[step, : 2 * cells])
         gates, inner = run.empty(time, 2 * cells, width), run.empty(time, cells, width)
         gates[...], inner[...] = Z[:, : 2 * cells], Z[:, 2 * cells :]
         run.weight_grad(p, "weight", Z, X)
