@@ -53,7 +53,7 @@ def _say(text: str) -> None:
 @click.option("--epochs", type=click.IntRange(1), default=10, show_default=True, help="In floats.")
 @click.option("--plan-epochs", type=click.IntRange(1), default=2, show_default=True,
               help="With roundings, from the floats.")  # fmt: skip
-@click.option("--prune-epochs", type=click.IntRange(1), default=2, show_default=True,
+@click.option("--prune-epochs", type=click.IntRange(1), default=8, show_default=True,
               help="In which the floats are pruned.")  # fmt: skip
 @click.option("--sparsities", default="0.8,0.9", show_default=True, callback=_numbers(float),
               help="All but the first with one seed only.")  # fmt: skip

@@ -81,7 +81,7 @@ class Settings:
     encoder: str = "blstm 96, blstm 96"
     epochs: int = 10
     plan_epochs: int = 2
-    prune_epochs: int = 2
+    prune_epochs: int = 8
     sparsities: tuple[float, ...] = (0.8, 0.9)
     beams: tuple[int, ...] = (1, 4, 8, 16)
     beam: int = 8
