@@ -1,9 +1,14 @@
 """Settings of the documentation: sphinx-build -W docs site."""
 
+import shutil
 import sys
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
+# sphinx reads below docs only, and a link is lost where a checkout has none
+shutil.rmtree(DOCS / "notebooks", ignore_errors=True)
+shutil.copytree(DOCS.parent / "notebooks", DOCS / "notebooks",
+                ignore=shutil.ignore_patterns("*.py", ".*"))  # fmt: skip
 sys.path[:0] = [str(DOCS.parent), str(DOCS / "_extensions")]
 
 import gbdnn  # noqa: E402
@@ -13,7 +18,7 @@ version = release = gbdnn.__version__
 copyright = f"{author}, Apache-2.0"
 
 extensions = ["sphinx.ext.autodoc", "numpydoc", "myst_nb", "mathml", "api_pages"]
-exclude_patterns = ["_*", "notebooks/*.py", "notebooks/.*"]
+exclude_patterns = ["_*"]
 templates_path: list[str] = []
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]

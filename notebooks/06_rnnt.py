@@ -168,7 +168,7 @@ pd.DataFrame(rows).round(4)
 
 # %% [markdown]
 # The list of one utterance. With fusion (`gbdnn.decoding.Fusion`) language models add to these scores;
-# [docs/speech.md](../docs/speech.md) has what they bring.
+# `docs/speech.md` has what they bring.
 
 # %%
 worst = min(range(len(encoded)), key=lambda k: Decoder(trained).decode(encoded[k])[0].log_probability)

@@ -17,7 +17,7 @@
 # What `fasoli2022` does to a recogniser, gate by gate; what `gbdnn speech study` found, errors against
 # bytes; and where the time would go on other hardware, which is simulated. The method is that of the
 # abstracts of Fasoli et al. 2021 and 2022 with the quantizers as published in IBM's fms-model-optimizer;
-# their speech is not to be had, ours is synthetic ([docs/speech.md](../docs/speech.md)).
+# their speech is not to be had, ours is synthetic (`docs/speech.md`).
 
 # %%
 import json
