@@ -420,5 +420,5 @@ def test_dropout_is_its_mask_backwards_and_nothing_in_prediction(rng):
 
 @pytest.mark.parametrize("rate", [-0.1, 1, 1.5, float("nan"), "0.5", None, True, 1j])
 def test_bad_rate(rate):
-    with pytest.raises(InputError, match="rate: expected a number from 0 up to"):
+    with pytest.raises(InputError, match=r"rate: expected a number in \[0, 1\)"):
         Dropout(rate)
