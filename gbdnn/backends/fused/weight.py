@@ -189,18 +189,19 @@ class FusedWeight(Prepared):
         That depends on how many of a step's places are filled. Rows with equal columns, or with one
         value for all, take fewer bytes as they are.
         """
-        part, kind = self.rows.parts[-1:], windows.kind()
+        part = self.rows.parts[-1:]
         plain = self.dtype == np.float32 and not self.trained and len(self.rows.parts) == 1
-        if not plain or kind is None or part[0].rows > 1 or len(part[0].values) <= 1:
+        if not plain or part[0].rows > 1 or len(part[0].values) <= 1:
             return False
         table, columns = part[0].table, self.shape[1]
         indptr = np.append(table[:, 0], table[-1, 1])
         if (table[:, 0] != table[:, 2]).any() or max(self.shape) > 1 << 16:
             return False
-        steps = windows.steps_of(indptr, self.rows.indices, columns)
-        if steps is None or steps * kind.bytes > kind.most:
+        found = windows.chosen(indptr, self.rows.indices, columns)
+        if found is None:
             return False
-        return steps * kind.entries < WORTH * self.edges
+        kind, steps = windows.KINDS[found[0]], found[1]
+        return steps * kind.bytes <= kind.most and steps * kind.entries < WORTH * self.edges
 
     def _record(self, affine: Affine, wide: bool, blocks: int) -> list[int]:
         shares = self.rows.suited(wide).shares(blocks)

@@ -41,15 +41,17 @@ def _say(text: str) -> None:
               help="Recordings in each test.")  # fmt: skip
 @click.option("--tuned", type=click.IntRange(1), default=40, show_default=True,
               help="Recordings for the weights of language models.")  # fmt: skip
-@click.option("--snr", type=(Number(), Number()), default=(10.0, 25.0), show_default=True,
+@click.option("--snr", type=(Number(), Number()), default=(15.0, 30.0), show_default=True,
               metavar="LEAST LARGEST", help="Signal to noise in training, dB.")  # fmt: skip
-@click.option("--accents", type=click.IntRange(1, 7), default=4, show_default=True,
-              help="In training.")  # fmt: skip
+@click.option("--accents", type=click.IntRange(1, 7), default=2, show_default=True,
+              help="In training and tests.")  # fmt: skip
+@click.option("--variants", type=click.IntRange(1, 54), default=44, show_default=True,
+              help="Speakers in training.")  # fmt: skip
 @click.option("--augment/--no-augment", default=True, show_default=True,
               help="SpecAugment in training.")  # fmt: skip
 @click.option("--stack", type=click.IntRange(1, 100), default=4, show_default=True,
               help="Frames of 10 ms that are put into one.")  # fmt: skip
-@click.option("--encoder", default="blstm 96, blstm 96", show_default=True)
+@click.option("--encoder", default="blstm 128, blstm 128", show_default=True)
 @click.option("--epochs", type=click.IntRange(1), default=10, show_default=True, help="In floats.")
 @click.option("--plan-epochs", type=click.IntRange(1), default=2, show_default=True,
               help="With roundings, from the floats.")  # fmt: skip

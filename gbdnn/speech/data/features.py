@@ -142,7 +142,10 @@ class FrontEnd:
         mean = total / count
         deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
         deviation[deviation < 1e-4] = 1
-        return replace(self, mean=tuple(mean.tolist()), deviation=tuple(deviation.tolist()))
+        found = {"mean": mean, "deviation": deviation}
+        # Files say them as text: as many digits as float32 is sure of.
+        short = {name: tuple(float(f"{v:.6g}") for v in each) for name, each in found.items()}
+        return replace(self, mean=short["mean"], deviation=short["deviation"])
 
     def session(self) -> FrontEndSession:
         """Return a session for samples that come in parts."""

@@ -50,8 +50,9 @@ class Settings:
         For training; in each test; for the weights of the language models.
     snr : (float, float)
         Least and largest ratio of signal to noise in dB in training.
-    accents : int
-        In training, and in the tests of other speakers of the same accents.
+    accents, variants : int
+        Of the synthesiser: accents of all tests but the shifted ones, and speakers in training; the
+        matched tests have the other speakers.
     augment : bool
         SpecAugment in all trainings.
     stack : int
@@ -74,11 +75,12 @@ class Settings:
     utterances: int = 4000
     tested: int = 220
     tuned: int = 40
-    snr: tuple[float, float] = (10.0, 25.0)
-    accents: int = 4
+    snr: tuple[float, float] = (15.0, 30.0)
+    accents: int = 2
+    variants: int = 44
     augment: bool = True
     stack: int = 4
-    encoder: str = "blstm 96, blstm 96"
+    encoder: str = "blstm 128, blstm 128"
     epochs: int = 10
     plan_epochs: int = 2
     prune_epochs: int = 8
@@ -164,7 +166,7 @@ class Study:
         given = self.settings
         plan = CorpusPlan(
             utterances=given.utterances, held_out=max(given.tested, given.tuned),
-            target_texts=3000, snr=given.snr, accents=given.accents,
+            target_texts=3000, snr=given.snr, accents=given.accents, variants=given.variants,
         )  # fmt: skip
         return demo.corpus(self.folder / "corpus", plan)
 

@@ -24,7 +24,7 @@ from gbdnn.types import Array
 
 __all__ = ["Matrix", "adding"]
 
-# Words of a matrix; WINDOWED: by windows
+# Words of a matrix; WINDOWED: which kind of windows, and one more; 0: by slices
 WINDOWED, STARTS, TABLE, COLUMNS, VALUES, PLACES, TARGETS, MATRIX_WORDS = range(8)
 
 
@@ -112,7 +112,7 @@ class Matrix:
         words = np.zeros(MATRIX_WORDS, np.int64)
         arrays = {STARTS: form.starts}
         if isinstance(form, FloatWindows):
-            words[WINDOWED], steps = 1, form.windows
+            words[WINDOWED], steps = form.kind + 1, form.windows
             arrays |= {TABLE: steps.table, COLUMNS: steps.starts, VALUES: steps.weights,
                        PLACES: steps.places, TARGETS: steps.targets}  # fmt: skip
         else:
@@ -156,8 +156,8 @@ def _add_products(matrix, block, y, out, width, spare, real):
     starts = carray(pointer(word[STARTS]), block + 2, int64)
     first, last = starts[block], starts[block + 1]
     if word[WINDOWED]:
-        window_sums(word[TARGETS], word[TABLE], first, last, word[COLUMNS], word[PLACES],
-                    word[VALUES], y, out, spare, real)  # fmt: skip
+        window_sums(word[WINDOWED] - 1, word[TARGETS], word[TABLE], first, last, word[COLUMNS],
+                    word[PLACES], word[VALUES], y, out, spare, real)  # fmt: skip
         return
     size = np.int64(carray(pointer(0), 1, real).itemsize)
     lanes, done = STRIP // size, 0

@@ -2,9 +2,9 @@
 
 The rows of a block (see `slices`) are taken sixteen at a time, the longest first; for steps see
 `gbdnn.backends.fused.windows`. With AVX-512 a row has two entries in a step and the window has 32
-columns, as many as one instruction picks from; with AVX2 one entry and 8 columns. A row without an
-entry in the window adds zero times a value that is there. A row's entries are taken in their order,
-so that its sum is that of `slices`, bit for bit.
+columns, as many as one instruction picks from, or 64; with AVX2 one entry and 8 columns. A row
+without an entry in the window adds zero times a value that is there. A row's entries are taken in
+their order, so that its sum is that of `slices`, bit for bit.
 """
 
 # mypy: disable-error-code="call-arg,no-untyped-call,no-untyped-def"
@@ -12,7 +12,7 @@ so that its sum is that of `slices`, bit for bit.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -27,14 +27,14 @@ from gbdnn.backends.fused.kernels import BYTE, WORD, multiply_add, word
 from gbdnn.backends.fused.windows import ROWS, Slide, Windows, as_windows, grouped, sliding
 from gbdnn.types import Array
 
-__all__ = ["FloatWindows", "Kind", "kind", "steps_of", "window_sums", "windows"]
+__all__ = ["KINDS", "FloatWindows", "Kind", "chosen", "usable", "window_sums", "windows"]
 
 NUMBER = ir.IntType(32)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """How a step looks where a processor has an instruction.
+    """How a step looks.
 
     Attributes
     ----------
@@ -42,6 +42,10 @@ class Kind:
         Float32 of a register.
     slots, window : int
         Entries that a row may have in a step, columns that they may be in.
+    needs : str
+        The processor's feature.
+    cost : float
+        Of a step, where all are near: as many of the kind before.
     entries : float
         As many entries, one after the other, take as long as a step.
     most : int
@@ -51,6 +55,8 @@ class Kind:
     lanes: int
     slots: int
     window: int
+    needs: str
+    cost: float
     entries: float
     most: int
 
@@ -60,8 +66,13 @@ class Kind:
         return 2 + 5 * self.slots * ROWS
 
 
-KINDS = {"avx512f": Kind(16, 2, 32, 11.0, 1 << 40), "avx2": Kind(8, 1, 8, 4.5, 1 << 20)}
-"""By what they need, the fastest first."""
+KINDS = (
+    Kind(16, 2, 32, "avx512f", 1.0, 11.0, 1 << 40),
+    Kind(16, 2, 64, "avx512f", 1.25, 15.0, 1 << 40),
+    Kind(8, 1, 8, "avx2", 1.0, 4.5, 1 << 20),
+)
+NEAR = 2 << 20
+"""Bytes of steps beyond which a wider window, of fewer steps, costs nothing: memory is slower."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +81,8 @@ class FloatWindows:
 
     Attributes
     ----------
+    kind : int
+        Which of `KINDS`.
     windows : Windows
         `places` are uint8 and `weights` float32, shape (steps, slots x 16).
     starts : ndarray of int64, shape (blocks + 1,)
@@ -80,6 +93,7 @@ class FloatWindows:
         The values that are zero.
     """
 
+    kind: int
     windows: Windows
     starts: Array
     order: Array
@@ -99,32 +113,39 @@ class FloatWindows:
 
 
 @cache
-def kind() -> Kind | None:
-    """Return how steps look on this processor; None if it cannot pick from a register."""
-    return next((kind for name, kind in KINDS.items() if supports(name)), None)
+def usable() -> list[int]:
+    """Return which kinds the processor has, of the longest registers only."""
+    found = [k for k, kind in enumerate(KINDS) if supports(kind.needs)]
+    return [k for k in found if KINDS[k].lanes == KINDS[found[0]].lanes]
 
 
-def _slide(indptr: Array, indices: Array, columns: int) -> Slide | None:
-    """Return how to go over a matrix; None where the processor or the matrix does not suit."""
-    found = kind()
-    if found is None or not found.window <= columns <= 1 << 16:
-        return None
-    given = indptr, indices.astype(np.uint16), found.slots, found.window, columns - found.window
+def _slide(indptr: Array, indices: Array, columns: int, kind: Kind) -> Slide:
+    given = indptr, indices.astype(np.uint16), kind.slots, kind.window, columns - kind.window
     return sliding(*given, side_by_side=False)
 
 
-def steps_of(indptr: Array, indices: Array, columns: int) -> int | None:
-    """Return how many steps a matrix would about have; None as `windows`."""
-    slide = _slide(indptr, indices, columns)
-    if slide is None:
-        return None
-    targets = grouped(np.arange(len(indptr) - 1))
-    return slide(1, targets, np.zeros(len(targets) // ROWS + 1, np.int64), *_rooms(0), False)
+def chosen(indptr: Array, indices: Array, columns: int) -> tuple[int, int] | None:
+    """Return which of `KINDS` suits a matrix, and about how many steps that takes.
+
+    None where the processor or the matrix suits none.
+    """
+    targets, best = grouped(np.arange(len(indptr) - 1)), None
+    for k in usable():
+        kind = KINDS[k]
+        if not kind.window <= columns <= 1 << 16:
+            continue
+        nothing = np.zeros(len(targets) // ROWS + 1, np.int64), *_rooms(kind, 0), False
+        steps = _slide(indptr, indices, columns, kind)(1, targets, *nothing)
+        if best is not None:
+            near = best[1] * KINDS[best[0]].bytes <= NEAR
+            if steps * (kind.cost if near else 1) >= best[1]:
+                continue
+        best = k, steps
+    return best
 
 
-def _rooms(count: int) -> tuple[Array, Array, Array]:
-    found = kind()
-    size = found.slots * ROWS if found else 0
+def _rooms(kind: Kind, count: int) -> tuple[Array, Array, Array]:
+    size = kind.slots * ROWS
     places = np.zeros((count, size), np.uint8)
     return np.zeros(count, np.uint16), places, np.zeros((count, size), np.uint32)
 
@@ -146,15 +167,16 @@ def windows(
     fixed : bool
         Values are not refreshed.
     """
-    slide = _slide(indptr, indices, columns) if entries.dtype == np.float32 else None
-    if slide is None:
+    suited = chosen(indptr, indices, columns) if entries.dtype == np.float32 else None
+    if suited is None:
         return None
-    groups = [grouped(own) for own in blocks]
-    made = as_windows(slide, [(1.0, 1, np.concatenate(groups))], _rooms)
+    kind, groups = KINDS[suited[0]], [grouped(own) for own in blocks]
+    made = as_windows(_slide(indptr, indices, columns, kind),
+                      [(1.0, 1, np.concatenate(groups))], partial(_rooms, kind))  # fmt: skip
     found = made.weights.reshape(-1)
     values = aligned_empty(max(len(found), 1), np.float32)[: len(found)]
     result = FloatWindows(
-        replace(made, weights=values.reshape(made.weights.shape)),
+        suited[0], replace(made, weights=values.reshape(made.weights.shape)),
         np.concatenate([[0], np.cumsum([len(each) // ROWS for each in groups])]),
         np.append(-1, order)[found], np.flatnonzero(found == 0),
     )  # fmt: skip
@@ -165,21 +187,23 @@ def windows(
 
 @intrinsic
 def window_sums(
-    typingctx, targets, table, first, last, starts, places, values, y, out, spare, real
+    typingctx, kind, targets, table, first, last, starts, places, values, y, out, spare, real
 ):
     """Add products to one column `out` for groups first ... last - 1 of float32 rows.
 
-    Every argument but `first` and `last` is an address; `spare` takes what rows that do not exist
-    are said to be. For other numbers than float32 it does nothing: they have no windows.
+    `kind` is one of `KINDS`. Every other argument but `first` and `last` is an address; `spare`
+    takes what rows that do not exist are said to be. For other numbers than float32 it does
+    nothing: they have no windows.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        found = kind()
-        if signature.args[-1].dtype == float32 and found is not None:
-            _emit(builder, found, *args[:10])
+        if signature.args[-1].dtype == float32:
+            for k in usable():
+                with builder.if_then(builder.icmp_signed("==", args[0], word(k))):
+                    _emit(builder, KINDS[k], *args[1:11])
         return context.get_dummy_value()
 
-    return types.void(*(types.int64,) * 10, real), codegen
+    return types.void(*(types.int64,) * 11, real), codegen
 
 
 def _emit(
@@ -224,7 +248,7 @@ def _emit(
                     number = slot * ROWS + half * kind.lanes
                     at = b.add(b.mul(step, word(kind.slots * ROWS)), word(number))
                     codes = load(b.add(places, at), ir.VectorType(BYTE, kind.lanes), kind.lanes)
-                    picked = b.call(pick, [seen[0], b.zext(codes, picks), *seen[1:]])
+                    picked = _picked(b, pick, b.zext(codes, picks), seen)
                     weights = load(place(values, at, 4), vector, 4 * kind.lanes)
                     b.store(multiply_add(b, weights, picked, b.load(total)), total)
         for half, total in zip(halves, totals, strict=True):
@@ -232,3 +256,13 @@ def _emit(
             for r in range(kind.lanes):
                 target = b.inttoptr(rows[half * kind.lanes + r], element.as_pointer())
                 b.store(b.extract_element(result, word(r)), target, align=4)
+
+
+def _picked(b: Any, pick: Any, places: Any, seen: list[Any]) -> Any:
+    """Return the numbers at places of a window: of the one half or, bit 5 set, of the other."""
+    found = b.call(pick, [seen[0], places, *seen[1:2]])
+    if len(seen) <= 2:
+        return found
+    upper = b.and_(places, ir.Constant(places.type, [32] * places.type.count))
+    other = b.call(pick, [seen[2], places, seen[3]])
+    return b.select(b.icmp_unsigned("!=", upper, ir.Constant(places.type, None)), other, found)
