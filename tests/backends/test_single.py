@@ -113,6 +113,13 @@ def test_windows_are_made_where_they_are_faster_and_when_they_are_needed(rng):
     assert not trained._by_windows
 
 
+@pytest.mark.parametrize("density", [0.55, 0.8])
+def test_large_weights_that_are_mostly_full_have_no_windows(rng, density):
+    network, X = Network([Linear(random_csr(rng, 200, 300, density), 0.1)]), batch(rng, 1, 300)
+    oracle.check(run(network, X), network, X)
+    assert not forms(network)[0]._by_windows
+
+
 def test_large_weights_keep_what_they_have_where_memory_decides(rng, monkeypatch):
     W = random_csr(rng, 200, 400, 0.4)
     assert FUSED.prepare(W)._by_windows

@@ -138,14 +138,18 @@ class FusedWeight(Prepared):
         gates : int
             Rows of a cell; 1 where rows are nothing but rows.
         """
-        rows, columns = self.shape
-        dense = 2 * self.edges > rows * columns and self.edges > SHORT
-        if dense or max(rows, columns) > 1 << 16:
+        if not self._suits_loops:
             return None
         if (gates, across) not in self._matrices:
             # of two threads that make it both get the first one: programs know its address
             self._matrices.setdefault((gates, across), self._new_matrix(gates, across))
         return self._matrices[gates, across]
+
+    @property
+    def _suits_loops(self) -> bool:
+        rows, columns = self.shape
+        dense = 2 * self.edges > rows * columns and self.edges > SHORT
+        return not dense and max(rows, columns) <= 1 << 16
 
     def _new_matrix(self, gates: int, across: bool) -> Matrix:
         import scipy.sparse as sp
@@ -191,11 +195,11 @@ class FusedWeight(Prepared):
         """
         part = self.rows.parts[-1:]
         plain = self.dtype == np.float32 and not self.trained and len(self.rows.parts) == 1
-        if not plain or part[0].rows > 1 or len(part[0].values) <= 1:
+        if not plain or not self._suits_loops or part[0].rows > 1 or len(part[0].values) <= 1:
             return False
         table, columns = part[0].table, self.shape[1]
         indptr = np.append(table[:, 0], table[-1, 1])
-        if (table[:, 0] != table[:, 2]).any() or max(self.shape) > 1 << 16:
+        if (table[:, 0] != table[:, 2]).any():
             return False
         found = windows.chosen(indptr, self.rows.indices, columns)
         if found is None:
