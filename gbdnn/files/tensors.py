@@ -3,12 +3,13 @@
 What gbdnn says about the arrays is one string of JSON, the entry "gbdnn" of the header's metadata.
 Its key "container" belongs to this module::
 
-    {"version": "1.1",              major.minor of the container
-     "sha256": {name: hex, ...},    of the bytes of each tensor
-     "header_sha256": hex}          of metadata, names, dtypes and shapes, in canonical JSON
+    {"version": "2.0",          major.minor of the container
+     "sha256": [hex, ...],      of the bytes of each tensor, in the order of the names
+     "header_sha256": hex}      of metadata, names, dtypes and shapes, in canonical JSON
 
-Version 1.1 adds half precision to 1.0. The digests tell damage, not forgery: what the numbers say
-is looked at as if there were none. No name in a file is used as a path, a class or code.
+Version 1.1 added half precision to 1.0; before 2.0 the digests stood beside the names. They tell
+damage, not forgery: what the numbers say is looked at as if there were none. No name in a file is
+used as a path, a class or code.
 
 The library's parser reads every header and checks that the tensors fill the file without a gap.
 The bytes are read here: a file that shrinks meanwhile, or memory that ends, would stop the process
@@ -50,7 +51,7 @@ HEADER_LIMIT = 1 << 24  # bytes of JSON; a network of 2,000 layers needs 2 MB
 DEPTH_LIMIT = 64  # brackets inside brackets
 ALIGN = 64  # of the first tensor in the file, for readers that map it
 BLOCK = 1 << 24
-VERSION = (1, 1)
+VERSION = (2, 0)
 ENTRY, OWN = "gbdnn", "container"
 DTYPES = {
     "BOOL": "|b1", "I8": "|i1", "I16": "<i2", "I32": "<i4", "I64": "<i8", "U8": "|u1",
@@ -159,7 +160,7 @@ def plain(value: Any, name: str, depth: int = 4) -> Any:
 
 
 def _header(
-    arrays: Mapping[str, Array], digests: dict[str, str], metadata: dict[str, Any]
+    arrays: Mapping[str, Array], digests: Mapping[str, str], metadata: dict[str, Any]
 ) -> bytes:
     """Return what stands before the tensors: a length of 8 bytes, and JSON filled up to ALIGN."""
     if OWN in metadata:
@@ -170,7 +171,10 @@ def _header(
         start, stop = stop, stop + array.nbytes
         code, shape = CODES[array.dtype], list(array.shape)
         entries[name] = {"dtype": code, "shape": shape, "data_offsets": [start, stop]}
-    own: dict[str, Any] = {"version": f"{VERSION[0]}.{VERSION[1]}", "sha256": digests}
+    own: dict[str, Any] = {
+        "version": f"{VERSION[0]}.{VERSION[1]}",
+        "sha256": [digests[name] for name in sorted(digests)],
+    }
     said = {name: [entry["dtype"], entry["shape"]] for name, entry in entries.items()}
     try:
         own["header_sha256"] = _header_digest(said, metadata | {OWN: own})
@@ -315,6 +319,8 @@ def _checked_metadata(
         raise FileFormatError(str(path), f"the key {OWN!r} in the metadata", "none", FOREIGN)
     check_version(path, own.get("version"), VERSION, "a container")
     digests, given = own.get("sha256"), own.pop("header_sha256", None)
+    if isinstance(digests, list) and len(digests) == len(said):
+        digests = dict(zip(sorted(said), digests, strict=True))
     if not isinstance(digests, dict) or digests.keys() != said.keys():
         raise FileFormatError(str(path), "one sha256 for each tensor", "others", DAMAGED)
     try:

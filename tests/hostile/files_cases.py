@@ -76,7 +76,8 @@ def signed(
             digests[name] = hashlib.sha256(body[start:stop]).hexdigest()
         except (TypeError, KeyError, ValueError):
             digests[name] = hashlib.sha256(b"").hexdigest()
-    container_key: dict[str, Any] = {"version": "1.0", "sha256": digests} | own
+    listed = [digests[name] for name in sorted(digests)]
+    container_key: dict[str, Any] = {"version": "2.0", "sha256": listed} | own
     record = dict(metadata or {}) | {"container": container_key}
     shapes = {
         name: [entry.get("dtype"), entry.get("shape")] if isinstance(entry, dict) else None
@@ -180,7 +181,7 @@ refused(
     metadata_half_a_character=signed({}, metadata={"a": "\ud800"}),
     container_list=container({"__metadata__": {"gbdnn": '{"container":[]}'}}),
     container_without_version=signed({}, version=None),
-    container_newer=signed({}, version="2.0"),
+    container_newer=signed({}, version="3.0"),
     container_version_senseless=signed({}, version="1.0; rm"),
     container_version_long=signed({}, version="1." + "0" * 10_000_000),
     container_without_digests=signed({}, sha256=None),
@@ -188,6 +189,10 @@ refused(
     container_digest_missing=signed({"a": tensor()}, bytes(4), sha256={}),
     container_digest_wrong=signed({"a": tensor()}, bytes(4), sha256={"a": "0" * 64}),
     container_digest_number=signed({"a": tensor()}, bytes(4), sha256={"a": 0}),
+    container_digest_list_wrong=signed({"a": tensor()}, bytes(4), sha256=["0" * 64]),
+    container_digest_list_short=signed({"a": tensor()}, bytes(4), sha256=[]),
+    container_digest_list_long=signed({"a": tensor()}, bytes(4), sha256=["0" * 64] * 2),
+    container_digest_list_number=signed({"a": tensor()}, bytes(4), sha256=[0]),
     header_digest_wrong=signed({}, header_sha256="0" * 64),
     header_digest_none=signed({}, header_sha256=None),
 )  # fmt: skip

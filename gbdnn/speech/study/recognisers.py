@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from gbdnn.errors import choose
-from gbdnn.pruning import sparsifier
+from gbdnn.pruning import Polynomial, sparsifier
 from gbdnn.quantization import QuantizationPlan
 from gbdnn.quantization.transducer import quantize_transducer
 from gbdnn.speech import training
@@ -61,8 +61,11 @@ def _made(study: Study, seed: int, name: str) -> Recogniser:
     if base == "sparse":
         start = recogniser(study, seed, f"pruned{part}")
         return trained(study, f"{name}-{seed}", start, given.plan_epochs, PLAN_RATE, seed, PLAN)
-    method = sparsifier("magnitude", sparsity=float(part) / 100, exclude=training.DENSE)
-    return trained(study, f"{name}-{seed}", start, given.prune_epochs, RATE / 2, seed,
+    method = sparsifier(
+        "magnitude", sparsity=float(part) / 100, distribution="lamp", schedule=Polynomial(end=0.5),
+        exclude=training.DENSE,
+    )  # fmt: skip
+    return trained(study, f"{name}-{seed}", start, given.prune_epochs, RATE, seed,
                    sparsifier=method, early_stopping=None)  # fmt: skip
 
 
