@@ -94,7 +94,7 @@ COLUMNS: dict[str, Callable[[Record], str]] = {
     "layers": lambda r: f"{r['layers']:,}",
     "inputs": lambda r: f"{r['inputs']:,}",
     "edges": lambda r: f"{r['edges']:,}",
-    "compacted": lambda r: f"{r['compact_edges'] or r['edges']:,}",
+    "compacted": lambda r: _compacted(r),
     "load s": lambda r: f"{r['load_seconds']:.2f}",
     "of it compaction": lambda r: f"{r['compact_seconds']:.2f}",
     "inference s": lambda r: f"{r['seconds']:.2f}",
@@ -106,6 +106,12 @@ COLUMNS: dict[str, Callable[[Record], str]] = {
     "truth": lambda r: {True: "passed", False: "FAILED", None: "unknown"}[r["passed"]],
 }
 """The columns of the table: a head, and the text of a record below it."""
+
+
+def _compacted(record: Record) -> str:
+    if record["compact_edges"] is None:  # inputs were done before all layers were read
+        return "not all read" if record["compact"] else "-"
+    return f"{record['compact_edges']:,}"
 
 
 def markdown(records: Sequence[Record]) -> str:
