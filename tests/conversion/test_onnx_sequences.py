@@ -89,6 +89,15 @@ GATED = node("GRU", "x W R B", "y h", hidden_size=H, linear_before_reset=1)
 BOTH = node("LSTM", "x W R B", "y h", hidden_size=H, direction="bidirectional")
 FLAT = node("Squeeze", "y one", "s")
 BACK = node("Transpose", "s", "b", perm=[1, 0, 2])
+SIDES = [
+    part for side, ends in (("zero", "one"), ("one", "two"))
+    for part in (node("Slice", f"y {side} {ends} one", f"cut {side}".replace(" ", "_")),
+                 node("Squeeze", f"cut_{side} one", f"side_{side}"))
+]  # fmt: skip
+STEPS = [
+    node("Reshape", "b flat", "m"), node("MatMul", "m V", "p"), node("Shape", "b", "bs"),
+    node("Slice", "bs zero two", "begin"), node("Concat", "begin two", "to", axis=0),
+]  # fmt: skip
 JOIN = [node("Transpose", "y", "j", perm=[0, 2, 1, 3]), node("Reshape", "j joined", "s")]
 CASES = {
     "lstm": (4, 1, [FIRST, LONG, FLAT, node("Transpose", "s", perm=[1, 0, 2])], "lstm"),
@@ -131,6 +140,23 @@ CASES = {
          node("Concat", "a lasts", "f", axis=0), node("Reshape", "j f", "s"),
          node("Gather", "s last", axis=0)],
         "blstm, last",
+    ),
+    "both, side by side": (
+        4, 2,
+        [FIRST, BOTH, *SIDES, node("Concat", "side_zero side_one", "s", axis=2),
+         node("Transpose", "s", perm=[1, 0, 2])],
+        "blstm",
+    ),
+    "all steps as one matrix": (
+        4, 1, [FIRST, LONG, FLAT, BACK, *STEPS, node("Reshape", "p to")], "lstm, linear"
+    ),
+    "as many steps as there are": (
+        4, 1,
+        [FIRST, LONG, FLAT, BACK, node("Shape", "b", "bs"), node("Slice", "bs zero two", "begin"),
+         node("ReduceProd", "begin", "all", keepdims=1), node("Concat", "all three", "f", axis=0),
+         node("Reshape", "b f", "m"), node("MatMul", "m V", "p"),
+         node("Concat", "begin two", "to", axis=0), node("Reshape", "p to")],
+        "lstm, linear",
     ),
     "scaled before": (4, 1, [node("Mul", "X half", "m"), node("Transpose", "m", "x",
                                                               perm=[1, 0, 2]),
@@ -231,6 +257,10 @@ REFUSED = {
     "Slice.*last time step": (4, 1, [FIRST, LONG, FLAT, node("Slice", "s zero one zero")]),
     "Reshape.*axes": (4, 2, [FIRST, BOTH, node("Reshape", "y joined")]),
     "Squeeze.*size 1": (4, 2, [FIRST, BOTH, node("Squeeze", "y one")]),
+    "Concat.*chain": (4, 2, [FIRST, BOTH, *SIDES,
+                             node("Concat", "side_one side_zero", axis=2)]),
+    "MatMul.*last axis of the result": (4, 1, [FIRST, LONG, FLAT, BACK, *STEPS[:1],
+                                               node("MatMul", "m V")]),
     "Flatten.*axes": (4, 1, [FIRST, LONG, FLAT, node("Flatten", "s")]),
     "MatMul.*last axis": (4, 2, [FIRST, BOTH, node("MatMul", "y V")]),
     "Transpose.*last axis": (4, 1, [FIRST, LONG, FLAT, node("Transpose", "s", perm=[0, 2, 1])]),
@@ -243,7 +273,7 @@ def test_what_has_no_counterpart_is_named(tmp_path, says):
     gates, sides, nodes = REFUSED[says]
     tensors = cells(gates, sides) | {
         "P": random(1, 3 * H), "five": np.full(N, 5, np.int32), "V1": random(1, N, H),
-        "V3": random(1, 4 * H, H),
+        "V3": random(1, 4 * H, H), "flat": np.array([-1, H]),
     }  # fmt: skip
     with pytest.raises(InputError, match=f"the_{says}"):
         gbdnn.load_onnx(written(tmp_path, nodes, tensors))

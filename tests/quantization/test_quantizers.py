@@ -120,6 +120,16 @@ def test_sawb_is_near_the_clip_of_the_least_error(bits, rng):
     assert found < 1.1 * min(errors.values())
 
 
+@pytest.mark.parametrize("kept", [0.3, 0.1])
+@pytest.mark.parametrize("bits", [3, 4, 8])
+def test_sawb_does_not_cut_pruned_weights_off(kept, bits, rng):
+    x = rng.standard_normal(20_000)
+    x = x[np.abs(x) >= np.quantile(np.abs(x), 1 - kept)].astype(np.float32)
+    least = min(np.square(faked(Fix(bits=bits, clip=float(a)), x) - x).mean()
+                for a in np.linspace(0.5, 5, 91))  # fmt: skip
+    assert np.square(faked(Sawb(bits=bits), x) - x).mean() < 1.2 * least
+
+
 def test_sawb_passes_the_gradient_within_and_sawb_plus_everywhere(rng):
     x = rng.standard_normal(1000).astype(np.float32)
     g = np.ones_like(x)

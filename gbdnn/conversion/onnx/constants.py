@@ -277,33 +277,35 @@ def _dequantized(known: Constants, node: Any, attributes: Any, x: Any, scale: An
     return (codes * each).astype(scale.dtype)
 
 
-def _axes(attributes: Any, rest: tuple[Any, ...], rank: int) -> list[int] | None:
+def _axes(attributes: Any, rest: tuple[Any, ...], rank: int) -> tuple[int, ...] | None:
     """Return axes, an attribute or an input, as numbers from 0 up."""
     given = rest[0].tolist() if rest else attributes.get("axes")
-    return None if given is None else [int(axis) % rank for axis in np.atleast_1d(given)]
+    return None if given is None else tuple(int(axis) % rank for axis in np.atleast_1d(given))
 
 
 def _squeezed(known: Constants, node: Any, attributes: Any, x: Any, *rest: Any) -> Any:
-    axes = _axes(attributes, rest, x.ndim)
-    return x.squeeze(None if axes is None else tuple(axes))
+    return x.squeeze(_axes(attributes, rest, x.ndim))
+
+
+def _product(known: Constants, node: Any, attributes: Any, x: Any, *rest: Any) -> Any:
+    kept = bool(attributes.get("keepdims", 1))
+    return np.asarray(x.prod(_axes(attributes, rest, x.ndim), x.dtype, keepdims=kept))
 
 
 def _unsqueezed(known: Constants, node: Any, attributes: Any, x: Any, *rest: Any) -> Any:
     count = len(np.atleast_1d(rest[0])) if rest else len(attributes["axes"])
-    return np.expand_dims(x, tuple(_axes(attributes, rest, x.ndim + count) or ()))
+    return np.expand_dims(x, _axes(attributes, rest, x.ndim + count) or ())
 
 
 def _transposed(known: Constants, node: Any, attributes: Any, x: Any) -> Any:
-    return x.transpose(*([attributes["perm"]] if "perm" in attributes and not sp.issparse(x)
-                         else []))  # fmt: skip
+    return x.transpose() if sp.issparse(x) else x.transpose(attributes.get("perm"))
 
 
 def _sliced(known: Constants, node: Any, attributes: Any, x: Any, *rest: Any) -> Any:
     if rest:
         starts, ends, axes, steps = [*(np.atleast_1d(r).tolist() for r in rest), None, None][:4]
     else:
-        starts, ends, axes, steps = attributes["starts"], attributes["ends"], attributes.get(
-            "axes"), None  # fmt: skip
+        starts, ends, axes, steps = [*(attributes.get(n) for n in ("starts", "ends", "axes")), None]
     cut = [slice(None)] * x.ndim
     for k, axis in enumerate(range(len(starts)) if axes is None else axes):
         step = 1 if steps is None else steps[k]
@@ -384,6 +386,7 @@ FOLDED: dict[str, Any] = {
     "QuantizeLinear": _quantized,
     "DequantizeLinear": _dequantized,
     "Gather": _gathered,
+    "ReduceProd": _product,
     "Concat": _joined,
     "Slice": _sliced,
     "ConstantOfShape": _filled,

@@ -99,7 +99,7 @@ class Graph:
     @property
     def patterns(self) -> tuple[Callable[[Any], str | None], ...]:
         """Nodes of several computed inputs that are one step of a chain all the same."""
-        return self.gelu, self.two_classes, self.state, self.dynamic
+        return self.gelu, self.two_classes, self.directions, self.state, self.dynamic
 
     def gelu(self, node: Any) -> str | None:
         """Return z if a node gives 2 gelu(z) = z (1 + erf(z / sqrt 2))."""
@@ -124,6 +124,24 @@ class Graph:
             if one is not None and one.size == 1 and float(one.ravel()[0]) == 1:
                 return str(sub.input[1])
         return None
+
+    def directions(self, node: Any) -> str | None:
+        """Return Y of a layer over time if a node puts its two directions side by side."""
+        if node.op_type != "Concat" or attributes_of(node).get("axis") not in (-1, 2):
+            return None
+        found = set()
+        for place, name in enumerate(node.input):  # each is Y[:, place : place + 1]
+            squeeze = self._made_by(name, "Squeeze")
+            cut = squeeze and self._made_by(first(squeeze), "Slice")
+            part = [self.constant(n) for n in cut.input[1:4]] if cut else []
+            numbers = [int(v.item()) for v in part if v is not None and v.size == 1]
+            if len(numbers) != 3 or (numbers[0], numbers[2]) != (place, 1) or numbers[1] <= place:
+                return None
+            found.add(first(cut))
+        name = found.pop() if len(node.input) == 2 and len(found) == 1 else None
+        maker = self.producers.get(name or "")
+        layer = maker is not None and maker.op_type in RECURRENT and maker.output[0] == name
+        return name if layer else None
 
     def state(self, node: Any) -> str | None:
         """Return h of one layer if a node takes it from those of all, joined."""

@@ -24,7 +24,10 @@ class Reading:
     ----------
     axes : list of str, or None
         What each axis of the tensor is: "features", "directions" of an LSTM, "one" of what is left
-        where an axis went; "0", "1" are those of the input. None: the file does not say how many.
+        where an axis went, "steps" of samples and time as one; "0", "1" are those of the input.
+        None: the file does not say how many.
+    folded : list of str
+        What "steps" are made of.
     sizes : dict of str to int
         Of the axes; made up where the file leaves them open.
     time : str or None
@@ -48,6 +51,7 @@ class Reading:
         self.classes: list[Any] | None = None
         self.result, self.upcoming = "", None
         self.time: str | None = None
+        self.folded: list[str] = []
         self.rows = False
         self.coded = False
         self.table: Array | None = None  # of codes, whose DequantizeLinear is to come
@@ -131,7 +135,8 @@ class Reading:
 
     def finish(self, nodes: Sequence[Any]) -> None:
         """Refuse results that are no vectors of features."""
-        if nodes and self.sequences and self.axes and self.axes[-1] != "features":
+        whole = self.axes and self.axes[-1] == "features" and "steps" not in self.axes
+        if nodes and self.sequences and self.axes and not whole:
             expected, got = "the features as the last axis of the result", ", ".join(self.axes)
             raise unsupported(nodes[-1][0], expected, f"the axes {got}")
 

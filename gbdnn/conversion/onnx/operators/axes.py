@@ -192,12 +192,27 @@ def _moved(reading: Reading, node: Any, shape: list[int] | None, zeros: bool) ->
         joined.remove("directions")
         sizes["features"] *= sizes["directions"]
     bare = [axis for axis in joined if axis not in ("one", "directions") or sizes[axis] > 1]
-    for candidate, known in ((axes, reading.sizes), (joined, sizes), (bare, sizes)):
+    folded, rows = _steps(reading, list(axes))
+    for candidate, known in ((axes, reading.sizes), (joined, sizes), (bare, sizes),
+                             (folded, reading.sizes | rows)):  # fmt: skip
         if [known[axis] for axis in candidate] == wanted:
             reading.axes, reading.sizes = list(candidate), dict(known)
             return
     got = f"the shape {shape} of {', '.join(axes)} {now}"[:120]
     raise unsupported(node, "axes that keep their contents, directions joined with features", got)
+
+
+def _steps(reading: Reading, axes: list[str]) -> tuple[list[str], dict[str, int]]:
+    """Return axes with those before the features as one, "steps", or these as they were before.
+
+    Exporters multiply sequences as matrices of all time steps.
+    """
+    if axes[:1] == ["steps"]:
+        return [*reading.folded, *axes[1:]], {}
+    if len(axes) < 3 or axes[-1] != "features" or reading.rows:
+        return axes, {}
+    reading.folded = axes[:-1]
+    return ["steps", "features"], {"steps": int(np.prod(reading.shape[:-1]))}
 
 
 def _one_vector(reading: Reading, node: Any) -> None:
@@ -212,7 +227,15 @@ def _one_vector(reading: Reading, node: Any) -> None:
         reading.axes = [reading.axes[0], "features"]
 
 
+def _concat(reading: Reading, node: Any, attributes: dict[str, Any], computed: str) -> None:
+    """Join directions with features; or nothing: (1 - p, p) is what one sigmoid says."""
+    if reading.axes and "directions" in reading.axes and reading.graph.directions(node):
+        reading.axes.remove("directions")
+        reading.sizes["features"] *= reading.sizes["directions"]
+
+
 OPERATORS: dict[str, Operator] = {
+    "Concat": _concat,
     "Flatten": _flatten,
     "Reshape": _reshape,
     "Gather": _gather,

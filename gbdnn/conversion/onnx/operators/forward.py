@@ -194,7 +194,6 @@ OPERATORS: dict[str, Operator] = {
     "Softmax": _softmax,
     "Dropout": _dropout,
     "Identity": _nothing,
-    "Concat": _nothing,  # `Graph.chain` leaves only (1 - p, p), which one sigmoid says
     "Cast": _cast,
     "ZipMap": _zip_map,
 }
