@@ -77,8 +77,8 @@ def summary(model: Path, backend: str | None, as_json: bool) -> None:
         "dtype": str(network.dtype),
     }
     for key, value in network.metadata.items():
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        rows[printable(key)] = printable(text if len(text) <= 300 else text[:297] + "...")
+        text, most = (value, 300) if isinstance(value, str) else (json.dumps(value), 80)
+        rows[printable(key)] = printable(text if len(text) <= most else text[: most - 3] + "...")
     echo_rows("", rows)
 
 

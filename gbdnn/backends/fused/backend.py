@@ -98,22 +98,17 @@ class FusedBackend(Backend):
         self, w: FusedWeight | IntegerForm, Y: Array, bias: Array | None, out: Array,
         threads: int = 1,
     ) -> None:  # fmt: skip
-        """Compute out = W Y + b with time steps side by side; see `Backend.over_time`.
-
-        Weights that are more than half full go tile by tile.
-        """
+        """Compute out = W Y + b with time steps side by side; see `Backend.over_time`."""
         check_affine(w, Y, bias, out)
-        matrix = w.matrix(1) if isinstance(w, FusedWeight) else None
-        columns = Y.shape[0] * Y.shape[2]
-        if (
-            columns == 0
-            or together.whole_strips(Y)
-            or (matrix is None and not isinstance(w, IntegerForm))
-        ):
+        columns, floats = Y.shape[0] * Y.shape[2], isinstance(w, FusedWeight)
+        wide, matrix = floats and max(w.shape) > 1 << 16, None
+        if isinstance(w, FusedWeight) and columns <= FEW:
+            matrix = w.matrix(1, full=True)
+        if columns == 0 or wide or together.whole_strips(Y):
             self.affine(w, Y, bias, out, threads=threads)
-        elif matrix is not None and columns <= FEW:
+        elif matrix is not None:
             together.few_columns(matrix, Y, bias, out)
-        elif Y.shape[0] == 1 and matrix is None:
+        elif Y.shape[0] == 1 and not floats:
             self.affine(w, Y, bias, out, threads=threads)
         else:
             compute = lambda y, z, threads: self.affine(w, y, bias, z, threads=threads)  # noqa: E731

@@ -127,7 +127,9 @@ class FusedWeight(Prepared):
 
     # -- loops over time ---------------------------------------------------------------------------
 
-    def matrix(self, gates: int, *, across: bool = False) -> Matrix | None:
+    def matrix(
+        self, gates: int, *, across: bool = False, full: bool = False
+    ) -> Matrix | None:  # fmt: skip
         """Return this weight, or with `across` W^T in training, for compiled loops over time.
 
         Made when it is first asked for. None: too dense, too wide. Where most places of a large
@@ -137,8 +139,10 @@ class FusedWeight(Prepared):
         ----------
         gates : int
             Rows of a cell; 1 where rows are nothing but rows.
+        full : bool
+            Also where it is more than half full.
         """
-        if not self._suits_loops:
+        if not self._suits_loops and (not full or max(self.shape) > 1 << 16):
             return None
         if (gates, across) not in self._matrices:
             # of two threads that make it both get the first one: programs know its address
