@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gbdnn.backends.base import Affine
+from gbdnn.backends.base import Affine, Bounds
 from gbdnn.backends.fused.helpers import address_of
 from gbdnn.backends.fused.integers import records
 from gbdnn.backends.fused.integers.recorded import RecordedIntegers, good_step
@@ -59,6 +59,24 @@ class VnniIntegers(RecordedIntegers):
     def nbytes(self) -> int:
         """Bytes of all arrays."""
         return self.quads.nbytes + self.windows.nbytes + sum(each.nbytes for each in self.factors)
+
+    def affine(
+        self, Y: Array, bias: Array | None, out: Array, *, clamp: Bounds | None = None,
+        accumulate: bool = False, threads: int = 1,
+    ) -> None:  # fmt: skip
+        """Compute out = clamp([out +] W Y + b); see `RecordedIntegers.affine`.
+
+        Windows add to nothing: compiled in one piece with all that it calls, as numba's cache keeps
+        it, LLVM left the sum with `out` away (a process of its own got it right).
+        """
+        if not accumulate or Y.shape[2] > self.few:
+            super().affine(Y, bias, out, clamp=clamp, accumulate=accumulate, threads=threads)
+            return
+        found = np.empty_like(out)
+        super().affine(Y, bias, found, threads=threads)
+        np.add(out, found, out=out)
+        if clamp is not None:
+            np.clip(out, *clamp, out=out)
 
     def template(self, blocks: int) -> Array:
         """Return the words of `layer`."""

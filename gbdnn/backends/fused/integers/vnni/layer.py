@@ -152,7 +152,7 @@ def _many(record, block, y, out, columns, real, index):
 
 @inner
 def _few(record, block, y, out, columns, real, index):
-    """Compute a block of rows by windows."""
+    """Compute a block of rows by windows, over what is there: see `VnniIntegers.affine`."""
     word = carray(pointer(record), 1 << 40, int64)
     features, size = word[IN_FEATURES], size_of(real)
     room, next_room = room_of(features), room_of(word[OUT_FEATURES])
@@ -170,8 +170,6 @@ def _few(record, block, y, out, columns, real, index):
     if word[BIAS_LENGTH] == 1:
         biases[:] = bias[0]
     low, high = _number(record, LOWER, real), _number(record, UPPER, real)
-    if word[GROW]:
-        low, high = real(-np.inf), real(np.inf)
     at = RECORD_WORDS + word[BLOCKS] + 1 + block
     for group in range(word[at], word[at + 1]):
         begin = load(word[GROUP_TABLE] + 8 * group, int64)
@@ -185,7 +183,7 @@ def _few(record, block, y, out, columns, real, index):
                 _choose(record, group, bias, biases)
         # where they are to stay, if they stand side by side there
         coded_here = gives and word[IN_ORDER]
-        straight = coded_here or (whole and by_row == size and not gives and not word[GROW])
+        straight = coded_here or (whole and by_row == size and not gives)
         sample = 0
         while sample < columns:
             samples = 1
@@ -207,8 +205,7 @@ def _few(record, block, y, out, columns, real, index):
             if not straight and gives:
                 _scatter_codes(record, group, some.ctypes.data, samples, out + sample * next_room)
             elif not straight:
-                _scatter(record, group, some, samples, out + sample * by_sample, by_row, by_sample,
-                         real)  # fmt: skip
+                _scatter(record, group, some, samples, out + sample * by_sample, by_row, by_sample)
             sample += samples
     keep(memory)
     keep(some)
@@ -257,22 +254,15 @@ def _scatter_codes(record, group, some, samples, out):
 
 
 @inner
-def _scatter(record, group, some, samples, out, by_row, by_sample, real):
+def _scatter(record, group, some, samples, out, by_row, by_sample):
     """Bring the results of a group's rows to their places."""
     word = carray(pointer(record), 1 << 40, int64)
     targets = carray(pointer(word[TARGETS]), 1 << 40, int64)
-    low, high = _number(record, LOWER, real), _number(record, UPPER, real)
     for r in range(ROWS):
         row = targets[group * ROWS + r]
-        if row < 0:
-            continue
-        for j in range(samples):
-            place, value = out + row * by_row + j * by_sample, some[j * ROWS + r]
-            if word[GROW]:
-                value += load(place, real)
-                value = low if low > value else value
-                value = high if high < value else value
-            store(place, value)
+        if row >= 0:
+            for j in range(samples):
+                store(out + row * by_row + j * by_sample, some[j * ROWS + r])
 
 
 @inner
