@@ -31,8 +31,8 @@ gbdnn bench kernels --threads 1 --out "$out/kernels" # needs g++
 gbdnn bench lstm --out "$out/lstm"
 gbdnn bench recogniser --threads 1 --out "$out/recogniser"
 gbdnn bench low-precision --out "$out/low-precision"
-gbdnn bench low-precision --images "$images" --epochs 8 --samples 20000 --threads 1 \
-    --out "$out/low-precision-mnist"
+gbdnn bench low-precision --images "$images" --densities 1,0.1 --epochs 24 --samples 20000 \
+    --threads 1 --out "$out/low-precision-mnist"
 gbdnn bench transducer --out "$out/transducer"
 gbdnn bench accuracy --images "$images" --out "$out/accuracy"
 gbdnn bench estimators --images "$images" --out "$out/estimators"
