@@ -89,12 +89,18 @@ def _run_one(spec: Spec, out: Path, options: Sequence[str]) -> Record:
     raise BackendError(f"{spec.neurons}x{spec.layers}", "a result", got)
 
 
+def _compacted(record: Record) -> str:
+    if record["compact_edges"] is None:  # inputs were done before all layers were read
+        return "not all read" if record["compact"] else "-"
+    return f"{record['compact_edges']:,}"
+
+
 COLUMNS: dict[str, Callable[[Record], str]] = {
     "neurons": lambda r: f"{r['neurons']:,}",
     "layers": lambda r: f"{r['layers']:,}",
     "inputs": lambda r: f"{r['inputs']:,}",
     "edges": lambda r: f"{r['edges']:,}",
-    "compacted": lambda r: _compacted(r),
+    "compacted": _compacted,
     "load s": lambda r: f"{r['load_seconds']:.2f}",
     "of it compaction": lambda r: f"{r['compact_seconds']:.2f}",
     "inference s": lambda r: f"{r['seconds']:.2f}",
@@ -106,12 +112,6 @@ COLUMNS: dict[str, Callable[[Record], str]] = {
     "truth": lambda r: {True: "passed", False: "FAILED", None: "unknown"}[r["passed"]],
 }
 """The columns of the table: a head, and the text of a record below it."""
-
-
-def _compacted(record: Record) -> str:
-    if record["compact_edges"] is None:  # inputs were done before all layers were read
-        return "not all read" if record["compact"] else "-"
-    return f"{record['compact_edges']:,}"
 
 
 def markdown(records: Sequence[Record]) -> str:

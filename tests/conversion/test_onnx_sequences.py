@@ -91,7 +91,7 @@ FLAT = node("Squeeze", "y one", "s")
 BACK = node("Transpose", "s", "b", perm=[1, 0, 2])
 SIDES = [
     part for side, ends in (("zero", "one"), ("one", "two"))
-    for part in (node("Slice", f"y {side} {ends} one", f"cut {side}".replace(" ", "_")),
+    for part in (node("Slice", f"y {side} {ends} one", f"cut_{side}"),
                  node("Squeeze", f"cut_{side} one", f"side_{side}"))
 ]  # fmt: skip
 STEPS = [

@@ -100,16 +100,16 @@ class FusedBackend(Backend):
     ) -> None:  # fmt: skip
         """Compute out = W Y + b with time steps side by side; see `Backend.over_time`."""
         check_affine(w, Y, bias, out)
-        columns, floats = Y.shape[0] * Y.shape[2], isinstance(w, FusedWeight)
-        wide, matrix = floats and max(w.shape) > 1 << 16, None
-        if isinstance(w, FusedWeight) and columns <= FEW:
-            matrix = w.matrix(1, full=True)
-        if columns == 0 or wide or together.whole_strips(Y):
+        columns, matrix = Y.shape[0] * Y.shape[2], None
+        if isinstance(w, FusedWeight):
+            as_it_is = not w.has_short_numbers
+            matrix = w.matrix(1, full=True) if columns <= FEW else None
+        else:
+            as_it_is = Y.shape[0] == 1
+        if columns == 0 or as_it_is or together.whole_strips(Y):
             self.affine(w, Y, bias, out, threads=threads)
         elif matrix is not None:
             together.few_columns(matrix, Y, bias, out)
-        elif Y.shape[0] == 1 and not floats:
-            self.affine(w, Y, bias, out, threads=threads)
         else:
             compute = lambda y, z, threads: self.affine(w, y, bias, z, threads=threads)  # noqa: E731
             together.by_strips(Y, out, compute, threads)

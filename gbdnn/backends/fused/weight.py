@@ -142,7 +142,7 @@ class FusedWeight(Prepared):
         full : bool
             Also where it is more than half full.
         """
-        if not self._suits_loops and (not full or max(self.shape) > 1 << 16):
+        if not (self.has_short_numbers if full else self._suits_loops):
             return None
         if (gates, across) not in self._matrices:
             # of two threads that make it both get the first one: programs know its address
@@ -150,10 +150,15 @@ class FusedWeight(Prepared):
         return self._matrices[gates, across]
 
     @property
+    def has_short_numbers(self) -> bool:
+        """True if 16 bits number rows and columns: `matrix` has no others."""
+        return max(self.shape) <= 1 << 16
+
+    @property
     def _suits_loops(self) -> bool:
         rows, columns = self.shape
         dense = 2 * self.edges > rows * columns and self.edges > SHORT
-        return not dense and max(rows, columns) <= 1 << 16
+        return not dense and self.has_short_numbers
 
     def _new_matrix(self, gates: int, across: bool) -> Matrix:
         import scipy.sparse as sp

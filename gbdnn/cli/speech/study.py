@@ -71,7 +71,7 @@ def _say(text: str) -> None:
 def study(out: Path, parts: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Check the claims of the INT4 speech papers on synthetic speech; print claims and verdicts.
 
-    An hour or two on a core. Stopped and called again it goes on where it was. Rules were fixed
+    Two or three hours on a core. Stopped and called again it goes on where it was. Rules were fixed
     before the first run; what fails is printed as failed. --only speed measures real-time factors:
     do that on a machine that does nothing else.
     """
