@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,6 +12,7 @@ import pytest
 from builders import random_network, run_script
 from programs import batch, program_of, run
 
+from gbdnn.backends.base import aligned_empty
 from gbdnn.backends.fused import helpers, program
 
 
@@ -34,25 +36,29 @@ def test_more_helpers_than_cores(samples, threads, network, rng):
         np.testing.assert_array_equal(run(network, X, threads=threads), alone)
 
 
-def test_helpers_take_part(rng):
-    """Of many calls that take milliseconds, a helper must have been inside at least one."""
-    network = random_network(rng, (1500, 1500, 1500), density=0.3)
-    X = batch(rng, 20, 1500)
-    seen, stop = set(), threading.Event()
+def test_helpers_take_part():
+    """A caller that waits inside a job for the first helper meets it there.
 
-    def watch():
-        while not stop.is_set():
-            seen.update(int(helper.state[helpers.INSIDE]) for helper in helpers._helpers.threads)
+    It is woken there again: on a busy core it watches and sleeps before the job is there.
+    """
+    came = threading.Event()
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    for _ in range(2000):
-        run(network, X, threads=2)
-        if seen - {0}:
-            break
-    stop.set()
-    watcher.join()
-    assert seen - {0}
+    @ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)
+    def participate(job, me):
+        if me:
+            came.set()
+        for _ in range(0 if me else 6000):
+            helpers._helpers.threads[0].wake()
+            if came.wait(0.01):
+                return
+
+    job = aligned_empty(helpers.words_of(1, 2), np.int64)
+    job[:] = 0
+    job[[helpers.FUNCTION, helpers.PHASES, helpers.BLOCKS]] = (
+        ctypes.cast(participate, ctypes.c_void_p).value, 1, 1,
+    )  # fmt: skip
+    helpers.run(job, helpers.address_of(job), 2, 1.0, (job, participate), helpers.Comparison())
+    assert came.is_set()
 
 
 class _Absent:
