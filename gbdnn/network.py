@@ -171,7 +171,9 @@ class Network(Source):
                 self._steps.pop(name, None)
                 self._compiled.pop(name, None)
 
-    def save(self, path: FilePath, *, extra: Mapping[str, Any] | None = None) -> None:
+    def save(
+        self, path: FilePath, *, extra: Mapping[str, Any] | None = None, compress: bool = False
+    ) -> None:
         """Write the network to a safetensors file that `gbdnn.load` reads.
 
         Parameters
@@ -181,6 +183,8 @@ class Network(Source):
         extra : dict, optional
             Goes into the file beside `metadata`, above which it stands: text as keys, values that
             JSON can say. The names of the format itself are taken.
+        compress : bool
+            Whether codes of INT4 and INT8 weights are stored as Huffman codes; smaller files.
 
         Raises
         ------
@@ -189,7 +193,7 @@ class Network(Source):
         InputError, DtypeError
             `extra` or `metadata` cannot be written.
         """
-        save_layers(path, self.layers, {**self.metadata, **(extra or {})})
+        save_layers(path, self.layers, self.metadata | dict(extra or {}), compress=compress)
 
     def predict(
         self,

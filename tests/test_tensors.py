@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from gbdnn.errors import (
     InputError,
     MemoryBudgetError,
 )
-from gbdnn.files import tensors as container
+from gbdnn.files import header as container
 from gbdnn.files.tensors import read_foreign, read_tensors, write_tensors
 
 TENSORS = {
@@ -73,16 +74,19 @@ json_strategy = st.recursive(
         st.text(st.characters(exclude_categories=["Cs"])), json_strategy, max_size=4
     ),
     transposed=st.booleans(),
+    compress=st.booleans(),
 )
-def test_any_arrays_and_metadata_come_back(tmp_path, tensors, metadata, transposed):
+def test_any_arrays_and_metadata_come_back(tmp_path, tensors, metadata, transposed, compress):
     metadata.pop("container", None)
     if transposed:
         tensors = {name: array.T for name, array in tensors.items()}
     path = tmp_path / "any.safetensors"
-    write_tensors(path, tensors, metadata)
+    write_tensors(path, tensors, metadata, compress=compress)
     found, notes = read_tensors(path)
     assert_same(found, tensors)
     assert notes == metadata
+    if compress:
+        return
     independent = safetensors_numpy.load_file(path)  # their parser reads our files
     assert_same(
         {
@@ -192,6 +196,88 @@ def test_limit(path):
         read_tensors(path, limit=799)
 
 
+# -- deflated arrays -------------------------------------------------------------------------------
+
+
+def deflated(array):
+    stream = zlib.compressobj(wbits=-15)
+    return np.frombuffer(stream.compress(array.tobytes()) + stream.flush(), np.uint8)
+
+
+def write_raw(path, stored, said):
+    """Write a file whose header says of the stored arrays whatever is said."""
+    digests = {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in stored.items()}
+    header = container.write_header(stored, said, digests, {})
+    path.write_bytes(header + b"".join(array.tobytes() for array in stored.values()))
+
+
+def test_codes_are_stored_as_huffman_codes(path, rng):
+    """The bits of a bitmap of one in five come to their entropy, .722, within 2 %; noise stays."""
+    bits = np.packbits(rng.random(800_000) < 0.2).reshape(100, 1000)
+    tensors = {"bits": bits, "noise": rng.random(100), "mask": bits < 1}
+    write_tensors(path, tensors, METADATA, compress=True)
+    assert_same(read_tensors(path)[0], tensors)
+    stored = safetensors_numpy.load_file(path)
+    assert stored["bits"].dtype == np.uint8
+    assert 0.722 * 100_000 < stored["bits"].nbytes < 1.02 * 0.722 * 100_000
+    assert stored["mask"].nbytes < 20_000
+    np.testing.assert_array_equal(stored["noise"], tensors["noise"])
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (["U8", [101]], "101 deflated bytes"),
+        (["U8", [99]], "99 deflated bytes"),
+        (["U8", [100] + [1] * 99], "deflated bytes of the shape"),
+        (["U8", [2**40, 0]], "0 deflated bytes"),
+        (["U16", [51]], "102 deflated bytes"),
+        (["BOOL", [100]], "bools of 0 and 1"),
+        (["U8", [-100]], "dtype and shape"),
+        (["U8", [True]], "dtype and shape"),
+        (["U8", 100], "dtype and shape"),
+        (["BF16", [50]], "dtype and shape"),
+        ([[], [50]], "dtype and shape"),
+        (["U8"], "dtype and shape"),
+        (None, "dtype and shape"),
+    ],
+)
+def test_what_is_said_of_deflated_arrays_is_not_believed(path, said, message):
+    write_raw(path, {"x": deflated(np.arange(100, dtype=np.uint8))}, {"x": said})
+    with pytest.raises(FileFormatError, match=message):
+        read_tensors(path)
+
+
+@pytest.mark.parametrize("said", [{"y": ["U8", [1]]}, ["x"], {"x": ["U8", [4]], "": None}])
+def test_only_arrays_of_the_file_are_deflated(path, said):
+    write_raw(path, {"x": deflated(np.zeros(4, np.uint8))}, said)
+    with pytest.raises(FileFormatError, match="dtype and shape"):
+        read_tensors(path)
+
+
+@pytest.mark.parametrize("change", ["cut", "longer", "noise", "empty", "matrix", "floats"])
+def test_bytes_that_nobody_deflated(path, change, rng):
+    x = deflated(np.arange(100, dtype=np.uint8))
+    x = {
+        "cut": x[:-2], "longer": np.append(x, np.uint8(0)), "noise": 255 - x, "empty": x[:0],
+        "matrix": x[None], "floats": rng.random(10),
+    }[change]  # fmt: skip
+    write_raw(path, {"x": x}, {"x": ["U8", [100]]})
+    with pytest.raises(FileFormatError, match="deflated"):
+        read_tensors(path)
+
+
+def test_the_limit_counts_what_deflated_arrays_become(path):
+    write_raw(path, {"x": deflated(np.zeros(1 << 20, np.uint8))}, {"x": ["U8", [1 << 20]]})
+    assert path.stat().st_size < 10_000
+    assert read_tensors(path, limit=1 << 20)[0]["x"].size == 1 << 20
+    with pytest.raises(MemoryBudgetError, match="1,048,576 bytes"):
+        read_tensors(path, limit=(1 << 20) - 1)
+    write_raw(path, {"x": deflated(np.zeros(1 << 20, np.uint8))}, {"x": ["F64", [1 << 60]]})
+    with pytest.raises(MemoryBudgetError):
+        read_tensors(path)
+
+
 # -- files of other tools --------------------------------------------------------------------------
 
 
@@ -224,7 +310,7 @@ def test_bfloat16_becomes_float32(path):
 
 
 def test_a_newer_container_is_refused(path, monkeypatch):
-    monkeypatch.setattr(container, "VERSION", (3, 0))
+    monkeypatch.setattr(container, "PLAIN", "4.0")
     write_tensors(path, {}, {})
     monkeypatch.undo()
     with pytest.raises(FileFormatError, match="newer gbdnn"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from gbdnn.cli.options import FILE, JSON, OUT, check_out
+from gbdnn.cli.options import COMPRESS, FILE, JSON, OUT, check_out
 from gbdnn.cli.output import echo_json
 
 __all__ = ["compact"]
@@ -15,8 +15,9 @@ __all__ = ["compact"]
 @click.command("compact")
 @click.argument("model", type=FILE)
 @click.argument("out", type=OUT)
+@COMPRESS
 @JSON
-def compact(model: Path, out: Path, as_json: bool) -> None:
+def compact(model: Path, out: Path, compress: bool, as_json: bool) -> None:
     """Write MODEL to OUT without dead, constant and equal neurons and stored zeros.
 
     It computes the same, but for the rounding of sums.
@@ -28,7 +29,7 @@ def compact(model: Path, out: Path, as_json: bool) -> None:
 
     check_out(out)
     network, report = gbdnn.compact(load(model))
-    network.save(out)
+    network.save(out, compress=compress)
     sizes = model.stat().st_size, out.stat().st_size
     if as_json:
         echo_json({

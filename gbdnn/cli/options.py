@@ -14,7 +14,7 @@ import click
 from gbdnn.errors import DataUnavailableError
 
 __all__ = [
-    "BACKEND", "FILE", "FOLDER", "JSON", "OUT", "THREADS", "Number", "TableChoice",
+    "BACKEND", "COMPRESS", "FILE", "FOLDER", "JSON", "OUT", "THREADS", "Number", "TableChoice",
     "TableHint", "check_out", "data_options", "options", "plan_of", "run_options",
 ]  # fmt: skip
 
@@ -75,6 +75,8 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 OUT = click.Path(path_type=Path)
 BACKEND = TableChoice("gbdnn.backends", "BACKENDS")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+COMPRESS = click.option("--compress", is_flag=True, help="Store codes as Huffman codes: smaller "
+                        "files of INT4 and INT8 weights, the same results.")  # fmt: skip
 THREADS = click.option("--threads", type=click.IntRange(1), help="Default: all cores.")
 
 

@@ -12,6 +12,7 @@ import click
 
 from gbdnn.cli.models import samples_for
 from gbdnn.cli.options import (
+    COMPRESS,
     FILE,
     OUT,
     TableHint,
@@ -37,6 +38,7 @@ __all__ = ["quantize"]
 @click.option("--observer", type=TableHint("gbdnn.quantization.rounding", "OBSERVERS"),
               default="mean", show_default=True,
               help="How batches of them are put together.")  # fmt: skip
+@COMPRESS
 @data_options
 @run_options
 def quantize(
@@ -46,6 +48,7 @@ def quantize(
     data: Path | None,
     samples: int,
     observer: str,
+    compress: bool,
     label: str | None,
     header: bool | None,
     first: int | None,
@@ -73,7 +76,7 @@ def quantize(
     computing: dict[str, Any] = {"backend": backend, "threads": threads}
     after = quantized(before, chosen, X, samples=samples, observer=observer, **computing)
     after.metadata = before.metadata
-    after.save(out, extra={"quantization": chosen.to_dict()})
+    after.save(out, extra={"quantization": chosen.to_dict()}, compress=compress)
     table = chosen.describe(before)
     record: dict[str, Any] = {
         "model": str(model),

@@ -10,7 +10,7 @@ from gbdnn import __version__
 from gbdnn.conversion.state_dict import load_state_dict
 from gbdnn.errors import DataUnavailableError, FileFormatError, InputError
 from gbdnn.files.disk import atomic_write, open_regular
-from gbdnn.files.tensors import DAMAGED
+from gbdnn.files.header import DAMAGED
 from gbdnn.network import Network, load
 from gbdnn.types import FilePath
 

@@ -1,17 +1,8 @@
 """Arrays and a record of them in one safetensors file, written whole or not at all.
 
-What gbdnn says about the arrays is one string of JSON, the entry "gbdnn" of the header's metadata.
-Its key "container" belongs to this module::
+What is said of the arrays stands in `gbdnn.files.header`.
 
-    {"version": "2.0",          major.minor of the container
-     "sha256": [hex, ...],      of the bytes of each tensor, in the order of the names
-     "header_sha256": hex}      of metadata, names, dtypes and shapes, in canonical JSON
-
-Version 1.1 added half precision to 1.0; before 2.0 the digests stood beside the names. They tell
-damage, not forgery: what the numbers say is looked at as if there were none. No name in a file is
-used as a path, a class or code.
-
-The library's parser reads every header and checks that the tensors fill the file without a gap.
+safetensors' parser reads every header and checks that the tensors fill the file without a gap.
 The bytes are read here: a file that shrinks meanwhile, or memory that ends, would stop the process
 inside the library. They are written here too: `safetensors.serialize` needs the memory of all
 tensors again, and `serialize_file` renames a file of its own, with mode 0600, over its target.
@@ -20,10 +11,7 @@ tensors again, and `serialize_file` renames a file of its own, with mode 0600, o
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import os
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -38,37 +26,40 @@ from gbdnn.errors import (
     InputError,
     MemoryBudgetError,
 )
+from gbdnn.files.deflate import deflate, inflate
 from gbdnn.files.disk import atomic_write, open_regular
+from gbdnn.files.header import (
+    CODES,
+    DAMAGED,
+    DTYPES,
+    FOREIGN,
+    NAME,
+    Said,
+    nbytes_said,
+    plain,
+    read_header,
+    short,
+    write_header,
+)
 from gbdnn.machine import available_bytes
 from gbdnn.types import Array, FilePath
 
-__all__ = [
-    "DAMAGED", "FOREIGN", "check_version", "nbytes_of", "plain", "read_foreign", "read_tensors",
-    "write_tensors",
-]  # fmt: skip
+__all__ = ["nbytes_of", "read_foreign", "read_tensors", "write_tensors"]
 
-HEADER_LIMIT = 1 << 24  # bytes of JSON; a network of 2,000 layers needs 2 MB
-DEPTH_LIMIT = 64  # brackets inside brackets
-ALIGN = 64  # of the first tensor in the file, for readers that map it
 BLOCK = 1 << 24
-VERSION = (2, 0)
-ENTRY, OWN = "gbdnn", "container"
-DTYPES = {
-    "BOOL": "|b1", "I8": "|i1", "I16": "<i2", "I32": "<i4", "I64": "<i8", "U8": "|u1",
-    "U16": "<u2", "U32": "<u4", "U64": "<u8", "F16": "<f2", "F32": "<f4", "F64": "<f8",
-}  # fmt: skip
+WORTH = 15 / 16  # of its bytes that a deflated tensor may take
 FOREIGN_DTYPES = {**DTYPES, "BF16": "<u2"}
-CODES = {np.dtype(text): code for code, text in DTYPES.items()}
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
-DAMAGED = "The file is damaged or incomplete: get it again."
-FOREIGN = "gbdnn loads what Network.save or a training run wrote."
 
 
 # -- writing ---------------------------------------------------------------------------------------
 
 
 def write_tensors(
-    path: FilePath, tensors: Mapping[str, Array], metadata: Mapping[str, Any]
+    path: FilePath,
+    tensors: Mapping[str, Array],
+    metadata: Mapping[str, Any],
+    *,
+    compress: bool = False,
 ) -> None:
     """Write arrays and metadata to one file; on any error the file that was there stays.
 
@@ -82,6 +73,10 @@ def write_tensors(
     metadata : dict
         What JSON can say: None, bool, finite numbers, text, lists, dicts with text as keys; tuples
         and numpy scalars are converted. The key "container" is taken.
+    compress : bool
+        Whether tensors are deflated where that saves a sixteenth of their bytes or more, and with
+        them the metadata: codes and bitmaps of sparse weights become a fifth to a third smaller,
+        floats stay as they are.
 
     Raises
     ------
@@ -95,11 +90,9 @@ def write_tensors(
     The file is written beside `path`, flushed to the disk, read back and compared with the digests,
     and then takes the name `path` in one step.
     """
-    checked = {name: _checked(name, array) for name, array in tensors.items()}
-    # the widest first: then all are aligned
-    arrays = dict(sorted(checked.items(), key=lambda item: (-item[1].itemsize, item[0])))
+    arrays, deflated = _arranged(tensors, compress)
     digests = {name: hashlib.sha256(_bytes(array)).hexdigest() for name, array in arrays.items()}
-    header = _header(arrays, digests, plain(metadata, "metadata"))
+    header = write_header(arrays, deflated, digests, plain(metadata, "metadata"))
 
     def verify(temporary: Path) -> None:
         scratch = memoryview(bytearray(BLOCK))
@@ -119,86 +112,37 @@ def write_tensors(
 
 
 def nbytes_of(tensors: Mapping[str, Array], metadata: Mapping[str, Any]) -> int:
-    """Return how many bytes the file of `write_tensors` has; O(tensors), no array is read."""
-    checked = {name: _checked(name, array) for name, array in tensors.items()}
-    arrays = dict(sorted(checked.items(), key=lambda item: (-item[1].itemsize, item[0])))
-    header = _header(arrays, dict.fromkeys(arrays, "0" * 64), plain(metadata, "metadata"))
+    """Return how many bytes the file of `write_tensors` has, not compressed; no array is read."""
+    arrays, _ = _arranged(tensors, False)
+    header = write_header(arrays, {}, dict.fromkeys(arrays, "0" * 64), plain(metadata, "metadata"))
     return len(header) + sum(array.nbytes for array in arrays.values())
+
+
+def _arranged(tensors: Mapping[str, Array], compress: bool) -> tuple[dict[str, Array], Said]:
+    """Return what is stored, in the order of the file, and what the deflated tensors are."""
+    arrays = {name: _checked(name, array) for name, array in tensors.items()}
+    deflated: Said = {}
+    for name, array in arrays.items() if compress else ():
+        data = deflate(_bytes(array))
+        if len(data) <= WORTH * array.nbytes:
+            deflated[name] = CODES[array.dtype], list(array.shape)
+            arrays[name] = np.frombuffer(data, np.uint8)
+    # the widest first: then all are aligned
+    arranged = dict(sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0])))
+    return arranged, deflated
 
 
 def _checked(name: Any, array: Any) -> Array:
     """Return a C-contiguous, little-endian array; the same memory where it already is."""
     if not isinstance(name, str) or not NAME.fullmatch(name):
         expected = "names of letters, digits, '_', '.' and '-', up to 200 characters"
-        raise InputError("tensors", expected, _short(name))
+        raise InputError("tensors", expected, short(name))
     if not isinstance(array, np.ndarray | np.generic):
         raise DtypeError(f"tensors[{name!r}]", "an ndarray", type(array).__name__)
     dtype = array.dtype.newbyteorder("<")
     if dtype not in CODES:
         raise DtypeError(f"tensors[{name!r}]", "one of " + ", ".join(map(str, CODES)), str(dtype))
     return np.asarray(array, dtype=dtype, order="C")
-
-
-def plain(value: Any, name: str, depth: int = 4) -> Any:
-    """Return a value as what JSON gives back, else raise; `depth` is where it will stand."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if depth > DEPTH_LIMIT:
-        raise InputError(name, f"at most {DEPTH_LIMIT} levels", "more, or a loop")
-    if isinstance(value, Mapping):
-        if not all(isinstance(key, str) for key in value):
-            raise DtypeError(name, "text as keys", f"the keys {_short(list(value))}")
-        return {str(key): plain(part, f"{name}.{key}", depth + 1) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(part, f"{name}[{k}]", depth + 1) for k, part in enumerate(value)]
-    if isinstance(value, float) and not math.isfinite(value):
-        raise InputError(name, "a finite number", repr(value), "JSON has none but finite ones.")
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    expected = "None, bool, a number, text, a list or a dict"
-    raise DtypeError(name, expected, type(value).__name__, "Pass arrays as tensors.")
-
-
-def _header(
-    arrays: Mapping[str, Array], digests: Mapping[str, str], metadata: dict[str, Any]
-) -> bytes:
-    """Return what stands before the tensors: a length of 8 bytes, and JSON filled up to ALIGN."""
-    if OWN in metadata:
-        raise InputError("metadata", f"keys other than {OWN!r}", repr(OWN))
-    entries: dict[str, Any] = {}
-    stop = 0
-    for name, array in arrays.items():
-        start, stop = stop, stop + array.nbytes
-        code, shape = CODES[array.dtype], list(array.shape)
-        entries[name] = {"dtype": code, "shape": shape, "data_offsets": [start, stop]}
-    own: dict[str, Any] = {
-        "version": f"{VERSION[0]}.{VERSION[1]}",
-        "sha256": [digests[name] for name in sorted(digests)],
-    }
-    said = {name: [entry["dtype"], entry["shape"]] for name, entry in entries.items()}
-    try:
-        own["header_sha256"] = _header_digest(said, metadata | {OWN: own})
-        text = _canonical(metadata | {OWN: own}).decode()
-    except (UnicodeEncodeError, ValueError) as error:  # half of a surrogate pair; a huge integer
-        raise InputError("metadata", "what fits into JSON", str(error)[:200]) from None
-    raw = json.dumps({"__metadata__": {ENTRY: text}} | entries, separators=(",", ":")).encode()
-    raw += b" " * (-(len(raw) + 8) % ALIGN)
-    if len(raw) > HEADER_LIMIT:
-        got = f"{len(raw):,} bytes in JSON"
-        raise InputError("metadata", f"at most {HEADER_LIMIT:,} bytes with the tensors' names", got)
-    return len(raw).to_bytes(8, "little") + raw
-
-
-def _canonical(value: Any) -> bytes:
-    text = json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
-    return text.encode()
-
-
-def _header_digest(said: Mapping[str, Any], metadata: dict[str, Any]) -> str:
-    """Digest [dtype, shape] of each tensor and the metadata, without the digest itself."""
-    return hashlib.sha256(_canonical({"metadata": metadata, "tensors": said})).hexdigest()
 
 
 # -- reading ---------------------------------------------------------------------------------------
@@ -232,13 +176,16 @@ def read_tensors(
         The tensors are larger than `limit`.
     """
     with open_regular(path) as file:
-        said, notes = _parsed(path, file, limit)
-        metadata, digests = _checked_metadata(path, said, notes)
+        allowed = available_bytes() if limit is None else limit
+        said, notes = _parsed(path, file, allowed)
+        metadata, digests, deflated = read_header(path, said, notes)
+        _require_room(path, sum(map(nbytes_said, (said | deflated).values())), allowed)
         tensors = {}
         for name, array, digest in _tensors(path, file, said):
             if digest != digests[name]:
-                expected = "bytes with the right sha256"
-                raise FileFormatError(f"{path}, tensor {name!r}", expected, "others", DAMAGED)
+                raise _refused(path, name, "bytes with the right sha256", "others")
+            if name in deflated:
+                array = _native(path, name, _inflated(path, name, array, *deflated[name]))
             tensors[name] = array
     return tensors, metadata
 
@@ -252,27 +199,11 @@ def read_foreign(
     other dtypes than those of `write_tensors` are refused.
     """
     with open_regular(path) as file:
-        said, notes = _parsed(path, file, limit)
+        said, notes = _parsed(path, file, available_bytes() if limit is None else limit)
         return {name: array for name, array, _ in _tensors(path, file, said, FOREIGN_DTYPES)}, notes
 
 
-def check_version(path: FilePath, version: Any, known: tuple[int, int], what: str) -> None:
-    """Raise `FileFormatError` unless `version` is "major.minor" with a major of at most `known`'s.
-
-    A newer minor version only adds what may be ignored, or what is refused by its own name.
-    """
-    expected = f"{what} of version {known[0]}.x or older"
-    if not isinstance(version, str) or not re.fullmatch(r"[0-9]{1,6}\.[0-9]{1,6}", version):
-        raise FileFormatError(str(path), f'{expected}, as "major.minor"', _short(version), FOREIGN)
-    if int(version.partition(".")[0]) > known[0]:
-        fix = "It is from a newer gbdnn: install that version."
-        raise FileFormatError(str(path), expected, f"version {version}", fix)
-
-
-Said = dict[str, tuple[str, list[int]]]  # dtype and shape by name, in the order of the bytes
-
-
-def _parsed(path: FilePath, file: IO[bytes], limit: int | None) -> tuple[Said, dict[str, str]]:
+def _parsed(path: FilePath, file: IO[bytes], allowed: int) -> tuple[Said, dict[str, str]]:
     """Return what a header says of the tensors, which fit into memory, and its metadata."""
     size = os.fstat(file.fileno()).st_size
     begin = file.read(9)
@@ -282,62 +213,15 @@ def _parsed(path: FilePath, file: IO[bytes], limit: int | None) -> tuple[Said, d
         got = f"{size:,} bytes that begin with {begin.hex() or 'nothing'}"
         raise FileFormatError(str(path), expected, got, FOREIGN)
     file.seek(8 + length)
-    allowed = available_bytes() if limit is None else limit
-    if size - 8 - length > allowed:
-        expected = f"tensors that fit into {allowed:,} bytes, which are free or allowed"
-        raise MemoryBudgetError(str(path), expected, f"{size - 8 - length:,} bytes")
+    _require_room(path, size - 8 - length, allowed)
     try:  # by the number of the open file: its name may mean another one by now
         with safe_open(f"/dev/fd/{file.fileno()}", "np") as header:
             slices = [(name, header.get_slice(name)) for name in header.offset_keys()]
             said = {name: (part.get_dtype(), part.get_shape()) for name, part in slices}
             return said, header.metadata() or {}
     except SafetensorError as error:
-        got = f"one that is not ({_short(str(error))})"
+        got = f"one that is not ({short(str(error))})"
         raise FileFormatError(str(path), "a sound safetensors header", got, DAMAGED) from None
-
-
-def _checked_metadata(
-    path: FilePath, said: Said, notes: dict[str, str]
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the metadata and the digest of each tensor, from a header whose own digest is right.
-
-    Raises
-    ------
-    FileFormatError
-        Also for a name twice, numbers that are not finite and more than DEPTH_LIMIT levels.
-    """
-    if ENTRY not in notes:
-        expected = f"the entry {ENTRY!r} in the metadata of a safetensors file"
-        raise FileFormatError(str(path), expected, "a file without it, from another tool", FOREIGN)
-    try:
-        metadata = plain(json.loads(notes[ENTRY], object_pairs_hook=_once), "metadata")
-    except (ValueError, TypeError, RecursionError) as error:
-        got = f"what is not ({_short(str(error))})"
-        raise FileFormatError(str(path), "metadata in sound JSON", got, DAMAGED) from None
-    own = metadata.get(OWN) if isinstance(metadata, dict) else None
-    if not isinstance(own, dict):
-        raise FileFormatError(str(path), f"the key {OWN!r} in the metadata", "none", FOREIGN)
-    check_version(path, own.get("version"), VERSION, "a container")
-    digests, given = own.get("sha256"), own.pop("header_sha256", None)
-    if isinstance(digests, list) and len(digests) == len(said):
-        digests = dict(zip(sorted(said), digests, strict=True))
-    if not isinstance(digests, dict) or digests.keys() != said.keys():
-        raise FileFormatError(str(path), "one sha256 for each tensor", "others", DAMAGED)
-    try:
-        right = given == _header_digest(said, metadata)
-    except ValueError:  # half of a surrogate pair
-        right = False
-    if not right:
-        raise FileFormatError(str(path), "a header with the right sha256", "another", DAMAGED)
-    del metadata[OWN]
-    return metadata, digests
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a name stands twice")
-    return result
 
 
 def _tensors(
@@ -345,27 +229,49 @@ def _tensors(
 ) -> Iterator[tuple[str, Array, str]]:
     """Yield the name, the array and the sha256 of each tensor."""
     for name, (code, shape) in said.items():
-
-        def refused(expected: str, got: Any, name: str = name) -> FileFormatError:
-            return FileFormatError(f"{path}, tensor {_short(name)}", expected, _short(got), DAMAGED)
-
         if not NAME.fullmatch(name):
-            raise refused("a name of letters, digits, '_', '.' and '-'", name)
+            raise _refused(path, name, "a name of letters, digits, '_', '.' and '-'", short(name))
         if code not in dtypes:
-            raise refused(f"a dtype of {', '.join(dtypes)}", code)
+            raise _refused(path, name, f"a dtype of {', '.join(dtypes)}", short(code))
         try:
             array = np.empty(shape, dtypes[code])
         except ValueError:  # too many dimensions; sizes that overflow beside a zero
-            raise refused("a shape that memory could hold", shape) from None
+            raise _refused(path, name, "a shape that memory could hold", short(shape)) from None
         try:
             digest = _read(file, array.nbytes, _bytes(array))
         except EOFError:
-            raise refused(f"{array.nbytes:,} bytes", "an end before") from None
-        if code == "BOOL" and array.view(np.uint8).max(initial=0) > 1:
-            raise refused("bools of 0 and 1", "other bytes")
+            raise _refused(path, name, f"{array.nbytes:,} bytes", "an end before") from None
         if code == "BF16":  # the upper half of a float32
             array = (array.astype(np.uint32) << 16).view(np.float32)
-        yield name, array.astype(array.dtype.newbyteorder("="), copy=False), digest
+        yield name, _native(path, name, array), digest
+
+
+def _inflated(path: FilePath, name: str, data: Array, code: str, shape: list[int]) -> Array:
+    """Return the array that raw deflate made these bytes of."""
+    nbytes = nbytes_said((code, shape))
+    try:
+        raw = bytearray(inflate(_bytes(data), nbytes))
+        return np.frombuffer(raw, DTYPES[code]).reshape(shape)
+    except ValueError as error:  # also of shapes with too many dimensions, or of another size
+        expected = f"{nbytes:,} deflated bytes of the shape {short(shape)}"
+        raise _refused(path, name, expected, short(str(error))) from None
+
+
+def _native(path: FilePath, name: str, array: Array) -> Array:
+    """Return an array in the processor's byte order, whose bools are bools."""
+    if array.dtype == bool and array.view(np.uint8).max(initial=0) > 1:
+        raise _refused(path, name, "bools of 0 and 1", "other bytes")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _refused(path: FilePath, name: str, expected: str, got: str) -> FileFormatError:
+    return FileFormatError(f"{path}, tensor {short(name)}", expected, got, DAMAGED)
+
+
+def _require_room(path: FilePath, nbytes: int, allowed: int) -> None:
+    if nbytes > allowed:
+        expected = f"tensors that fit into {allowed:,} bytes, which are free or allowed"
+        raise MemoryBudgetError(str(path), expected, f"{nbytes:,} bytes")
 
 
 def _read(file: IO[bytes], nbytes: int, memory: memoryview) -> str:
@@ -386,8 +292,3 @@ def _read(file: IO[bytes], nbytes: int, memory: memoryview) -> str:
 def _bytes(array: Array) -> memoryview:
     """Return the memory of a C-contiguous array."""
     return array.reshape(-1).view(np.uint8).data
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

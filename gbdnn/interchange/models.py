@@ -42,7 +42,8 @@ import numpy as np
 
 from gbdnn import machine
 from gbdnn.errors import DtypeError, FileFormatError, GbdnnError, InputError, choose
-from gbdnn.files.tensors import DAMAGED, FOREIGN, check_version, plain, read_tensors, write_tensors
+from gbdnn.files.header import DAMAGED, FOREIGN, check_version, plain
+from gbdnn.files.tensors import read_tensors, write_tensors
 from gbdnn.layers import LAYERS, Layer
 from gbdnn.types import Array, FilePath
 from gbdnn.weights.records import dump_parameters, load_parameters
@@ -57,13 +58,15 @@ BINSPARSE = {"csr": "CSR", "dense": "DMATR"}
 """The forms that have a name in the specification."""
 
 
-def save_layers(path: FilePath, layers: Sequence[Layer], metadata: Mapping[str, Any]) -> None:
+def save_layers(
+    path: FilePath, layers: Sequence[Layer], metadata: Mapping[str, Any], *, compress: bool = False
+) -> None:
     """Write layers and the user's metadata to a file; see `Network.save`."""
     tensors, own = to_tensors(layers)
     taken = sorted(set(metadata) & set(own))
     if taken:
         raise InputError("extra", f"keys other than {', '.join(KNOWN)}", ", ".join(taken))
-    write_tensors(path, tensors, {**metadata, **own})
+    write_tensors(path, tensors, {**metadata, **own}, compress=compress)
 
 
 def load_layers(path: FilePath) -> tuple[list[Layer], dict[str, Any]]:

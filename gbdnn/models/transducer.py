@@ -22,7 +22,8 @@ import numpy.typing as npt
 from gbdnn import checks, machine
 from gbdnn.errors import DtypeError, FileFormatError, GbdnnError, InputError, ShapeError, choose
 from gbdnn.execution.streaming import State
-from gbdnn.files.tensors import DAMAGED, check_version, nbytes_of, write_tensors
+from gbdnn.files.header import DAMAGED, check_version
+from gbdnn.files.tensors import nbytes_of, write_tensors
 from gbdnn.interchange.models import from_tensors, to_tensors
 from gbdnn.layers import Layer
 from gbdnn.models.decodable import COMBINATIONS, Decodable
@@ -203,18 +204,20 @@ class Transducer(Decodable):
 
     @property
     def file_nbytes(self) -> int:
-        """Bytes of the file that `save` writes: the arrays and the header, exactly."""
+        """Bytes of the file that `save` writes, not compressed: arrays and header, exactly."""
         return nbytes_of(*self._record())
 
-    def save(self, path: FilePath) -> None:
+    def save(self, path: FilePath, *, compress: bool = False) -> None:
         """Write the transducer to one safetensors file, which `gbdnn.load` reads.
+
+        `compress` is that of `Network.save`.
 
         Raises
         ------
         DataUnavailableError, InputError, DtypeError
             See `Network.save`.
         """
-        write_tensors(path, *self._record())
+        write_tensors(path, *self._record(), compress=compress)
 
     def _record(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """Return tensors and metadata of a file."""

@@ -12,7 +12,8 @@ import numpy as np
 from gbdnn import checks
 from gbdnn.decoding import LanguageModel, NGram, train_ngram
 from gbdnn.errors import DtypeError, FileFormatError, InputError
-from gbdnn.files.tensors import DAMAGED, check_version, read_tensors, write_tensors
+from gbdnn.files.header import DAMAGED, check_version
+from gbdnn.files.tensors import read_tensors, write_tensors
 from gbdnn.interchange.models import from_tensors
 from gbdnn.models import recurrent
 from gbdnn.models.decodable import together

@@ -96,9 +96,9 @@ class Recogniser:
         own = {FRONT: self.front.as_dict(), CHARACTERS: self.vocabulary.characters}
         return replace(self.model, metadata={**self.model.metadata, **own})
 
-    def save(self, path: FilePath) -> None:
-        """Write one file, which `Recogniser.load` and `gbdnn.load` read."""
-        self.as_transducer().save(path)
+    def save(self, path: FilePath, *, compress: bool = False) -> None:
+        """Write one file, which `Recogniser.load` and `gbdnn.load` read; see `Network.save`."""
+        self.as_transducer().save(path, compress=compress)
 
     @property
     def file_nbytes(self) -> int:

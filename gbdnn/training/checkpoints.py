@@ -20,7 +20,8 @@ from typing import Any
 
 from gbdnn.data.batches import Batches
 from gbdnn.errors import DataUnavailableError, FileFormatError, InputError
-from gbdnn.files.tensors import check_version, read_tensors, write_tensors
+from gbdnn.files.header import check_version
+from gbdnn.files.tensors import read_tensors, write_tensors
 from gbdnn.training.hooks import Hook
 from gbdnn.training.step import Training
 from gbdnn.training.stored import dump, load

@@ -65,6 +65,26 @@ def test_quantize(model, plan):
     assert "levels of" in call("summary", model / "q")
 
 
+def test_compressed_files(tmp_path, rng):
+    """Smaller by more than a tenth, the same arrays; from a file of either kind to either kind."""
+    whole = Network([Linear(random_csr(rng, 200, 300, 0.2)), "relu"])
+    whole.save(tmp_path / "m")
+    weights = tmp_path / "plan.json"
+    weights.write_text('{"rules": {"*.weight": {"quantizer": "sawb", "bits": 4}}}')
+    call("quantize", tmp_path / "m", tmp_path / "q", "--plan", weights)
+    call("quantize", tmp_path / "m", tmp_path / "small", "--plan", weights, "--compress")
+    call("compact", tmp_path / "small", tmp_path / "q2")
+    call("compact", tmp_path / "q2", tmp_path / "small2", "--compress")
+    sizes = {name: (tmp_path / name).stat().st_size for name in ("q", "q2", "small", "small2")}
+    assert sizes["small"] < 0.9 * sizes["q"]
+    assert sizes["small2"] < 0.9 * sizes["q2"]
+    X = rng.standard_normal((5, 300)).astype(np.float32)
+    wanted = load(tmp_path / "q").predict(X)
+    np.testing.assert_array_equal(load(tmp_path / "small").predict(X), wanted)
+    for name in ("q2", "small2"):
+        np.testing.assert_allclose(load(tmp_path / name).predict(X), wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_what_cannot_be_quantized(model):
     words = ["quantize", model / "m", model / "q", "--plan"]
     assert "--plan: expected one of 'fasoli2021'" in fails(*words, "int5")

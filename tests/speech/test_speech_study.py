@@ -129,13 +129,15 @@ def test_verdicts_follow_the_rules():
     # the seeds count together: one is better, one is worse
     rows = [base, words("int4", 130), words("float32", 130, seed=1), words("int4", 110, seed=1)]
     assert verdict(rows, "tailored") == "kept"
-    sizes = [{"kind": "bytes", "model": m, "seed": 0, "bytes": b} for m, b in
-             (("float32", 2000), ("int4", 264), ("sparse80", 100))]  # fmt: skip
+    sizes = [{"kind": "bytes", "model": m, "seed": 0, "bytes": b, "compressed": 100} for m, b in
+             (("float32", 2000), ("int4", 264), ("sparse80", 120))]  # fmt: skip
     assert verdict(sizes, "7.6") == "failed"
     sizes[1]["bytes"] = 263
     assert verdict(sizes, "7.6") == "kept"
     for wrong, expected in ((120, "kept"), (121, "failed")):
         assert verdict([*sizes, base, words("sparse80", wrong)], "80 %") == expected
+    sizes[2]["compressed"] = 101
+    assert verdict([*sizes, base, words("sparse80", 120)], "80 %") == "failed"
     assert verdict([], "tailored") == "not measured"
 
 
@@ -168,9 +170,9 @@ def test_tables_and_figures(tmp_path):
     rows = [words(m, w, test="target", fusion=f) for m in ("float32", "int4")
             for f, w in (("none", 90), ("lodr", 40))]  # fmt: skip
     rows += [words("float32", 90), words("int4", 95)]
-    rows += [{"kind": "bytes", "model": m, "seed": 0, "bytes": b, "density": 1.0}
+    rows += [{"kind": "bytes", "model": m, "seed": 0, "bytes": b, "compressed": 9, "density": 1.0}
              for m, b in (("float32", 2000), ("int4", 250))]  # fmt: skip
     made = markdown(rows, 8, ["sparse80"])
     assert made.keys() == {"claims", "tests", "fusion"}
-    assert "| int4 | 1 | 250 | 9.5 (" in made["tests"]
+    assert "| int4 | 1 | 250 | 9 | 9.5 (" in made["tests"]
     assert {path.name for path in draw(rows, 8, tmp_path)} == {"fusion.png", "bytes.png"}

@@ -19,7 +19,7 @@ from gbdnn.conversion.onnx.files import (
     unsupported,
 )
 from gbdnn.errors import FileFormatError, InputError, MemoryBudgetError
-from gbdnn.files.tensors import DAMAGED
+from gbdnn.files.header import DAMAGED
 from gbdnn.machine import available_bytes
 from gbdnn.types import Array
 

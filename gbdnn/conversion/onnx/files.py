@@ -12,7 +12,7 @@ import numpy as np
 from gbdnn.checks import package
 from gbdnn.errors import FileFormatError, InputError, MemoryBudgetError
 from gbdnn.files.disk import open_regular
-from gbdnn.files.tensors import DAMAGED
+from gbdnn.files.header import DAMAGED
 from gbdnn.machine import available_bytes
 from gbdnn.types import Array, FilePath
 

@@ -10,7 +10,7 @@ import numpy as np
 from gbdnn.conversion.onnx.constants import Constants
 from gbdnn.conversion.onnx.files import attributes_of, label, onnx_package, unsupported
 from gbdnn.errors import FileFormatError, InputError, choose
-from gbdnn.files.tensors import DAMAGED
+from gbdnn.files.header import DAMAGED
 from gbdnn.types import FilePath
 
 __all__ = ["Graph"]

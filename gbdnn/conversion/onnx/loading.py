@@ -11,7 +11,7 @@ from gbdnn.conversion.onnx.operators import MICROSOFT, ON_CODES, OPERATORS
 from gbdnn.conversion.onnx.operators.forward import text_of
 from gbdnn.conversion.onnx.reading import Operator, Reading
 from gbdnn.errors import DataUnavailableError, FileFormatError, GbdnnError, MemoryBudgetError
-from gbdnn.files.tensors import DAMAGED
+from gbdnn.files.header import DAMAGED
 from gbdnn.network import Network
 from gbdnn.types import FilePath
 

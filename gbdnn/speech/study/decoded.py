@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -121,8 +123,13 @@ def _fusion(study: Study, found: Recogniser, kind: str, given: Record) -> Fusion
 
 def _size(study: Study, name: str, seed: int) -> Record:
     found = recogniser(study, seed, name)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        found.save(path, compress=True)
+        compressed = path.stat().st_size
     return {
         "kind": "bytes", "model": name, "seed": seed, "bytes": found.file_nbytes,
+        "compressed": compressed,
         "density": found.model.summary().total["density"],
     }  # fmt: skip
 

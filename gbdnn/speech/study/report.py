@@ -69,8 +69,10 @@ def _tests(rows: Sequence[Record], beam: int) -> str:
         size = select(rows, kind="bytes", model=name)
         seeds = {row["seed"] for row in select(rows, **words, model=name)}
         cells = [_interval(select(rows, **words, model=name, test=test)) for test in tests]
-        table.append([name, f"{len(seeds)}", f"{size[0]['bytes']:,}" if size else "", *cells])
-    return _table(["recogniser", "seeds", "file, bytes", *(SETS[test] for test in tests)], table)
+        sizes = [f"{size[0][key]:,}" if size else "" for key in ("bytes", "compressed")]
+        table.append([name, f"{len(seeds)}", *sizes, *cells])
+    columns = ["recogniser", "seeds", "file, bytes", "compressed"]
+    return _table([*columns, *(SETS[test] for test in tests)], table)
 
 
 def _fusion(rows: Sequence[Record]) -> str:
