@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from builders import random_csr
+from builders import random_csr, run_script
 from hypothesis import given
 from hypothesis import strategies as st
 from numba.core.registry import cpu_target
@@ -412,3 +412,28 @@ def test_instructions_are_those_that_numba_compiles_for(monkeypatch, features, k
 def test_the_cache_on_disk_knows_the_features():
     codegen = cpu_target.target_context.codegen()
     assert codegen.magic_tuple() in records.run_layer._cache._index_key((), codegen)
+
+
+CACHED = """
+import numpy as np
+from gbdnn import Levels, as_csr, integer_weight
+from gbdnn.backends import get_backend
+rng = np.random.default_rng(0)
+codes = rng.integers(-7, 8, (300, 400)) * (rng.random((300, 400)) < 0.1)
+weight = integer_weight(as_csr(codes.astype("f4")), 1.0, bits=8, levels=Levels(1.0, 0, 0, 255))
+backend = get_backend("fused")
+form = backend.prepare(weight)
+for width in (1, 8, 64):
+    Y = rng.integers(0, 256, (1, 400, width)).astype("f4")
+    out = np.full((1, 300, width), 5.0, "f4")
+    for _ in range(2):
+        backend.affine(form, Y, None, out, accumulate=True)
+    np.testing.assert_array_equal(out[0], 5 + 2 * (codes @ Y[0]))
+"""
+
+
+def test_kernels_from_the_disk_compute_what_compiled_ones_do(tmp_path, monkeypatch):
+    """One process compiles, the next one loads; VNNI windows once added to nothing there."""
+    monkeypatch.setenv("GBDNN_CACHE_DIR", str(tmp_path))
+    for _ in range(2):
+        run_script(CACHED, timeout=300)

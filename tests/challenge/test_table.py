@@ -19,6 +19,12 @@ class Interrupted(Exception):
     """Raised in place of a crash."""
 
 
+@pytest.fixture(autouse=True)
+def no_official_inputs(monkeypatch, tmp_path_factory):
+    """Counts are those of the embedded pictures, whatever the user's cache has."""
+    monkeypatch.setenv("GBDNN_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture
 def small_chunks(monkeypatch):
     monkeypatch.setattr(runner, "CHUNK_EDGES", SPEC.edges * 400)
