@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
+from gbdnn.conversion.onnx.codes import Codes, centred, full, spread
 from gbdnn.conversion.onnx.files import (
     WRONG,
     array_of,
@@ -23,44 +23,11 @@ from gbdnn.files.header import DAMAGED
 from gbdnn.machine import available_bytes
 from gbdnn.types import Array
 
-__all__ = ["Codes", "Constants"]
+__all__ = ["Constants"]
 
 DEEP = 50  # nodes between a constant and its use
 SIZED = 1 << 24  # elements of what follows from sizes
 DOMAINS = ("", "ai.onnx", "com.microsoft")
-
-
-@dataclass(frozen=True)
-class Codes:
-    """Whole numbers and what they are multiplied with, of the same number of dimensions.
-
-    A dimension of `scale` is that of `codes` or one that divides it: each scale is then for as
-    many codes, one after the other.
-    """
-
-    codes: Array
-    scale: Array
-    bits: int
-
-    def each(self, change: Any) -> Codes:
-        """Return both arrays changed alike."""
-        return Codes(change(self.codes), change(self.scale), self.bits)
-
-    def part(self, number: int) -> Codes:
-        """Return what stands at a place of the first dimension."""
-        rows = len(self.codes) // len(self.scale)
-        return Codes(self.codes[number], self.scale[number // rows], self.bits)
-
-    def scales(self) -> Array | None:
-        """Return the scales of a matrix as `gbdnn.integer_weight` takes them, else None."""
-        rows, columns = self.codes.shape
-        high, wide = self.scale.shape
-        if high and wide and rows % high == 0 and columns % wide == 0:
-            if wide == 1:
-                return self.scale[:, 0].astype(np.float32)
-            if wide < columns:
-                return np.repeat(self.scale, rows // high, axis=0).astype(np.float32)
-        return None
 
 
 class Constants:
@@ -178,22 +145,8 @@ class Constants:
         if node.op_type != "DequantizeLinear":
             return None
         codes, scale, zero = [*(self.constant(n) for n in node.input if n), None][:3]
-        return self.centred(codes, scale, zero, attributes_of(node), self.is_half(node.input[0]))
-
-    def centred(
-        self, codes: Array, scale: Array, zero: Any, attributes: Mapping[str, Any],
-        half: bool = False,
-    ) -> Codes | None:  # fmt: skip
-        """Return codes less their zero point; None where they need more than 8 bits."""
-        if codes.dtype not in (np.int8, np.uint8):
-            return None
-        each = _spread(codes, scale, attributes)
-        middle = 0 if zero is None else _full(codes, _spread(codes, zero, attributes))
-        whole = codes.astype(np.int16) - middle
-        if np.abs(whole).max(initial=0) > 127:
-            return None
-        bits = 4 if half and np.abs(whole).max(initial=0) <= 7 else 8
-        return Codes(whole.astype(np.int8), each, bits)
+        stored = 4 if self.is_half(node.input[0]) else 8
+        return centred(codes, scale, zero, attributes_of(node), stored)
 
     def is_half(self, name: str) -> bool:
         """Whether the numbers of a name have 4 bits."""
@@ -206,32 +159,6 @@ class Constants:
                 return True
             return len(node.input) > 2 and self.is_half(node.input[2])
         return getattr(tensor, "data_type", 0) in (kinds.INT4, kinds.UINT4)
-
-
-def _spread(x: Array, value: Any, attributes: Mapping[str, Any]) -> Any:
-    """Return scales or zero points with the dimensions of x; see `Codes`."""
-    value = np.asarray(value)
-    if value.size == 1:
-        return value.reshape((1,) * x.ndim)
-    if value.ndim == 1:
-        axis = attributes.get("axis", 1) % x.ndim
-        value = value.reshape([-1 if k == axis else 1 for k in range(x.ndim)])
-        if value.shape[axis] != x.shape[axis]:
-            raise ValueError(f"{value.size} scales for {x.shape[axis]}")
-        return value
-    parts = [n // m if m and n % m == 0 else 0 for n, m in zip(x.shape, value.shape, strict=True)]
-    axis, block = attributes.get("axis", 1) % x.ndim, attributes.get("block_size", 0)
-    if any(part != (block if k == axis else 1) for k, part in enumerate(parts)):
-        raise ValueError(f"scales of shape {value.shape} for {x.shape}")
-    return value
-
-
-def _full(x: Array, value: Array) -> Array:
-    """Return what `_spread` returns so that it broadcasts with x."""
-    for axis, (n, m) in enumerate(zip(x.shape, value.shape, strict=True)):
-        if m not in (1, n):
-            value = np.repeat(value, n // m, axis)
-    return value
 
 
 def _shape_of(node: Any, shape: Array) -> Array:
@@ -262,9 +189,9 @@ def _quantized(known: Constants, node: Any, attributes: Any, x: Any, scale: Any,
     low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
     if known.is_half(node.output[0]):
         low, high = (-8, 7) if low < 0 else (0, 15)
-    codes = np.rint(x / _full(x, _spread(x, scale, attributes)))
+    codes = np.rint(x / full(x, spread(x, scale, attributes)))
     if zero is not None:
-        codes = codes + _full(x, _spread(x, zero, attributes))
+        codes = codes + full(x, spread(x, zero, attributes))
     return np.clip(codes, low, high).astype(dtype)
 
 
@@ -272,8 +199,8 @@ def _dequantized(known: Constants, node: Any, attributes: Any, x: Any, scale: An
                  zero: Any = None) -> Any:  # fmt: skip
     codes = x.astype(np.int32)
     if zero is not None:
-        codes = codes - _full(x, _spread(x, zero, attributes)).astype(np.int32)
-    each = _full(x, _spread(x, scale, attributes))
+        codes = codes - full(x, spread(x, zero, attributes)).astype(np.int32)
+    each = full(x, spread(x, scale, attributes))
     return (codes * each).astype(scale.dtype)
 
 

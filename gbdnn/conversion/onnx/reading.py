@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gbdnn.conversion.chain import Chain
-from gbdnn.conversion.onnx.constants import Codes
+from gbdnn.conversion.onnx.codes import Codes
 from gbdnn.conversion.onnx.files import unsupported
 from gbdnn.conversion.onnx.graph import RECURRENT, Graph
 from gbdnn.layers import Layer

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gbdnn.conversion.onnx.constants import Codes
+from gbdnn.conversion.onnx.codes import Codes
 from gbdnn.conversion.onnx.files import unsupported
 from gbdnn.conversion.onnx.reading import Operator, Reading, is_embedding
 from gbdnn.layers import Embedding, LastStep, MeanOverTime

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gbdnn.conversion.onnx.constants import Codes
+from gbdnn.conversion.onnx.codes import Codes, centred
 from gbdnn.conversion.onnx.files import unsupported
 from gbdnn.conversion.onnx.operators.axes import embedded
 from gbdnn.conversion.onnx.operators.recurrent import stacked
@@ -53,7 +53,7 @@ def _dequantize(reading: Reading, node: Any, attributes: dict[str, Any], compute
     scale, zero = [*reading.constants(node), None][1:3]
     reading.coded = False
     if reading.table is not None and scale is not None:
-        codes = reading.graph.constants.centred(reading.table, scale, zero, {"axis": 1})
+        codes = centred(reading.table, scale, zero, {"axis": 1})
         middle = 0 if zero is None else zero.astype(np.int16)
         embedded(reading, ((reading.table - middle) * scale).astype(np.float32), codes)
         reading.table = None
@@ -79,7 +79,7 @@ def _product(
     if codes is None or scale is None or codes.ndim != 2 or codes.dtype not in (np.int8, np.uint8):
         raise unsupported(node, "a constant matrix of 8 bits with constant scales", "another")
     attributes = {"axis": 0 if rows else 1}
-    made = reading.graph.constants.centred(codes, scale, zero, attributes)
+    made = centred(codes, scale, zero, attributes)
     shape = (-1, 1) if rows else (1, -1)
     middle = 0 if zero is None else zero.astype(np.int16).reshape(shape)
     weight = ((codes.astype(np.int16) - middle) * scale.reshape(shape)).astype(np.float32)
@@ -185,7 +185,7 @@ def _dynamic_lstm(reading: Reading, node: Any, attributes: dict[str, Any], compu
 
 def _turned(reading: Reading, node: Any, codes: Array, scale: Any, zero: Any) -> Codes | Array:
     """Return a matrix (in, rows) as (rows, in): Codes, or floats where they need more bits."""
-    made = reading.graph.constants.centred(codes, scale, zero, {"axis": 1})
+    made = centred(codes, scale, zero, {"axis": 1})
     if made is not None:
         return made.each(np.transpose)
     middle = 0 if zero is None else zero.astype(np.int16)

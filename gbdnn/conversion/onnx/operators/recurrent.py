@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gbdnn.conversion.onnx.constants import Codes
+from gbdnn.conversion.onnx.codes import Codes
 from gbdnn.conversion.onnx.files import unsupported
 from gbdnn.conversion.onnx.reading import Operator, Reading
 from gbdnn.layers import BGRU, BLSTM, GRU, LSTM, LastStep, ResetBeforeGRU
