@@ -193,7 +193,7 @@ def test_features_of_the_input(tmp_path):
         gbdnn.load_onnx(written(tmp_path, [product()], changed(), ("n", K + 1)))
 
 
-@pytest.mark.parametrize("columns", [64, 40, 33])
+@pytest.mark.parametrize("columns", [64, 40, 33, 17])
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize(("bits", "form"), [(4, "QOperator"), (4, "QDQ"), (2, "QOperator"),
                                             (8, "QOperator")])  # fmt: skip

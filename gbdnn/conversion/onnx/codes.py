@@ -98,7 +98,7 @@ def spread(x: Array, value: Any, attributes: Mapping[str, Any]) -> Any:
     if value.shape != wanted:
         raise ValueError(f"scales of shape {value.shape} for {x.shape}, blocks of {block}")
     size = math.gcd(block, x.shape[axis])
-    if size < block:
+    if size < block and blocks > 1:
         kept = np.arange(x.shape[axis] // size) * size // block
         value = value.take(kept, axis)
     return value
