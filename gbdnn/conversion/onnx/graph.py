@@ -16,6 +16,10 @@ from gbdnn.types import FilePath
 __all__ = ["Graph"]
 
 RECURRENT = ("LSTM", "GRU", "DynamicQuantizeLSTM")
+LONG = 40  # nodes of one of two ways that meet
+
+Step = tuple[Any, str, list[str]]
+"""A node on the way, its output there, and what it computes from."""
 
 
 def first(node: Any) -> str | None:
@@ -66,12 +70,9 @@ class Graph:
             raise InputError("output", "one output of numbers", got, "Pass output=, its name.")
         return str(found[0])
 
-    def chain(self, output: str) -> tuple[str, list[tuple[Any, str, list[str]]]]:
-        """Return the input, and the nodes from it to an output.
-
-        With each node come its output on the way, and what it computes from.
-        """
-        found: list[tuple[Any, str, list[str]]] = []
+    def chain(self, output: str) -> tuple[str, list[Step]]:
+        """Return the input, and the nodes from it to an output."""
+        found: list[Step] = []
         seen: set[str] = set()
         while output not in self.inputs:
             node = self.producers.get(output)
@@ -82,18 +83,63 @@ class Graph:
             if output in seen:
                 raise FileFormatError(f"{self.path}, {label(node)}", "no cycle", "one", DAMAGED)
             seen.add(output)
-            computed = self.computed(node)
-            pattern = next((way for find in self.patterns if (way := find(node))), None)
-            if pattern is None and len(computed) != 1:
+            computed, before = self.computed(node), self.before(node)
+            if before is None:
+                before = self.fork(node)
+            if before is None:
                 got = f"{len(computed)}: {', '.join(map(repr, computed))[:120]}"
                 raise unsupported(node, "a chain: one computed input for each node", got)
             found.append((node, output, computed))
-            output = pattern or computed[0]
+            output = before
         return output, found[::-1]
+
+    def before(self, node: Any) -> str | None:
+        """Return the name that a node computes from, if it is one step of a chain."""
+        pattern = next((way for find in self.patterns if (way := find(node))), None)
+        computed = self.computed(node) if pattern is None else [pattern]
+        return computed[0] if len(computed) == 1 else None
+
+    def fork(self, node: Any) -> str | None:
+        """Return x if a node joins what two layers over time make of x."""
+        found = self.sides(node)
+        return None if found is None else found[0]
+
+    def sides(self, node: Any) -> tuple[str, list[list[Step]]] | None:
+        """Return x, and both ways from it to a node that joins two layers over time."""
+        if node.op_type != "Concat" or len(node.input) != 2:
+            return None
+        ways = [self._way(name) for name in node.input]
+        for name in ways[0]:
+            if name in ways[1]:
+                parts = [list(way.values())[: list(way).index(name)][::-1] for way in ways]
+                both = all(any(step[0].op_type in RECURRENT for step in part) for part in parts)
+                return (name, parts) if both else None
+        return None
+
+    def _way(self, name: str) -> dict[str, Step]:
+        """Return the nodes before a name, the last one first, by their outputs on the way.
+
+        The name where it ends is the last key; its node is no part of the way.
+        """
+        found: dict[str, Step] = {}
+        while name not in found and len(found) < LONG:
+            node: Any = self.producers.get(name)
+            before = None if node is None or node.op_type == "Concat" else self.before(node)
+            found[name] = (node, name, [] if node is None else self.computed(node))
+            if before is None:
+                break
+            name = before
+        return found
+
+    def inside(self, node: Any) -> list[Any]:
+        """Return a node, and those on both ways to it if it joins two layers."""
+        found = self.sides(node)
+        return [node, *(step[0] for way in (found[1] if found else []) for step in way)]
 
     def computed(self, node: Any) -> list[str]:
         """Return the inputs of a node that depend on values of the graph's inputs."""
-        names = node.input[:1] if node.op_type in RECURRENT else node.input  # states: see there
+        lone = (*RECURRENT, "ReverseSequence")  # whose states and lengths are looked at there
+        names = node.input[:1] if node.op_type in lone else node.input
         return [name for name in names if name and not self.constants.follows_sizes(name)]
 
     @property

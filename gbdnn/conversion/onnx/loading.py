@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from gbdnn.conversion.onnx.files import WRONG, attributes_of, read_model, unsupported
-from gbdnn.conversion.onnx.graph import Graph
+from gbdnn.conversion.onnx.graph import Graph, Step
 from gbdnn.conversion.onnx.operators import MICROSOFT, ON_CODES, OPERATORS
 from gbdnn.conversion.onnx.operators.forward import text_of
 from gbdnn.conversion.onnx.reading import Operator, Reading
@@ -59,14 +60,25 @@ def load_onnx(path: FilePath, *, output: str | None = None) -> Network:
     model = read_model(path)
     graph = Graph(model.graph, path)
     first, nodes = graph.chain(graph.output(output))
-    reading = Reading(graph, model, first, [node for node, _, _ in nodes])
-    operators = [_operator(node) for node, _, _ in nodes]
+    every = [inner for node, _, _ in nodes for inner in graph.inside(node)]
+    for node in every:
+        _operator(node)
+    reading = Reading(graph, model, first, every)
+    reading.read = _read
+    _read(reading, nodes)
+    reading.finish(nodes)
+    return Network(reading.chain.finished(), metadata=_metadata(reading, model))
+
+
+def _read(reading: Reading, nodes: Sequence[Step]) -> None:
+    """Let each node's operator add what it stands for."""
     for k, (node, result, computed) in enumerate(nodes):
         reading.result, reading.upcoming = result, nodes[k + 1][0] if k + 1 < len(nodes) else None
         if reading.coded and node.op_type not in ON_CODES:
             raise unsupported(node, f"behind codes one of {', '.join(ON_CODES)}", "another")
+        operator = _operator(node)
         try:
-            operators[k](reading, node, attributes_of(node), computed[0] if computed else "")
+            operator(reading, node, attributes_of(node), computed[0] if computed else "")
         except (FileFormatError, DataUnavailableError, MemoryBudgetError):
             raise
         except GbdnnError as error:
@@ -74,11 +86,10 @@ def load_onnx(path: FilePath, *, output: str | None = None) -> Network:
                 raise unsupported(node, error.expected, f"{error.argument}: {error.got}") from None
             raise
         except WRONG as error:
-            raise FileFormatError(f"{path}, node {node.name[:80]!r}", f"a sound {node.op_type}",
-                                  str(error)[:120], DAMAGED) from None  # fmt: skip
+            what = f"{reading.graph.path}, node {node.name[:80]!r}"
+            got = str(error)[:120]
+            raise FileFormatError(what, f"a sound {node.op_type}", got, DAMAGED) from None
         reading.shapes[result] = reading.shape
-    reading.finish(nodes)
-    return Network(reading.chain.finished(), metadata=_metadata(reading, model))
 
 
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from gbdnn.conversion.chain import Chain
 from gbdnn.conversion.onnx.codes import Codes
 from gbdnn.conversion.onnx.files import unsupported
-from gbdnn.conversion.onnx.graph import RECURRENT, Graph
+from gbdnn.conversion.onnx.graph import RECURRENT, Graph, Step
 from gbdnn.layers import Layer
 from gbdnn.types import Array
 
@@ -42,7 +43,16 @@ class Reading:
         The tensor holds whole numbers for an embedding.
     coded : bool
         The tensor holds codes of the levels that wait in the chain.
+    reversed : bool
+        The last time step comes first.
+    directions : list of str, or None
+        On one of two ways to a node that joins them: "forward" or "reverse" of each layer over
+        time. None: on the way of the whole graph.
+    read : callable
+        Reads nodes, one after the other.
     """
+
+    read: Callable[[Reading, Sequence[Step]], None]
 
     def __init__(self, graph: Graph, model: Any, first: str, nodes: Sequence[Any]) -> None:
         self.graph, self.chain = graph, Chain()
@@ -53,7 +63,8 @@ class Reading:
         self.time: str | None = None
         self.folded: list[str] = []
         self.rows = False
-        self.coded = False
+        self.coded = self.reversed = False
+        self.directions: list[str] | None = None
         self.table: Array | None = None  # of codes, whose DequantizeLinear is to come
         self.bounds: tuple[float, float] | None = None  # of a Clip before a QuantizeLinear
         recurrent = any(node.op_type in RECURRENT for node in nodes)
@@ -133,8 +144,20 @@ class Reading:
             raise unsupported(node, f"an axis of {rank}", str(axis))
         return axis % rank
 
+    def branch(self) -> Reading:
+        """Return a reading of the same tensor with its own chain, with the levels that wait."""
+        made = copy.copy(self)
+        made.chain, made.directions = Chain(), []
+        made.sizes, made.shapes = dict(self.sizes), dict(self.shapes)
+        made.axes, made.folded = None if self.axes is None else [*self.axes], [*self.folded]
+        made.chain.levels = self.chain.levels
+        made.declared = 0 if self.chain.parts else self.declared
+        return made
+
     def finish(self, nodes: Sequence[Any]) -> None:
         """Refuse results that are no vectors of features."""
+        if self.reversed:
+            raise unsupported(nodes[-1][0], "time steps in their order", "the last one first")
         whole = self.axes and self.axes[-1] == "features" and "steps" not in self.axes
         if nodes and self.sequences and self.axes and not whole:
             expected, got = "the features as the last axis of the result", ", ".join(self.axes)

@@ -8,6 +8,8 @@ import numpy as np
 
 from gbdnn.conversion.onnx.codes import Codes
 from gbdnn.conversion.onnx.files import unsupported
+from gbdnn.conversion.onnx.operators.recurrent import turned
+from gbdnn.conversion.onnx.operators.sides import joined
 from gbdnn.conversion.onnx.reading import Operator, Reading, is_embedding
 from gbdnn.layers import Embedding, LastStep, MeanOverTime
 from gbdnn.weights import integer_weight
@@ -63,6 +65,8 @@ def _one_step(reading: Reading, axis: int, place: int) -> bool:
         return True
     if not _is_time(reading, name) or place not in (-1, reading.sizes[name] - 1):
         return False
+    if reading.reversed:
+        return False
     reading.row(LastStep())
     return True
 
@@ -73,7 +77,7 @@ def _is_time(reading: Reading, name: str) -> bool:
 
 
 def _slice(reading: Reading, node: Any, attributes: dict[str, Any], computed: str) -> None:
-    """Take the last time step."""
+    """Take the last time step, or all of them the other way."""
     if len(node.input) > 1:
         given = [reading.sized(name) for name in node.input[1:]]
         starts, ends, axes, steps = [*(None if v is None else v.tolist() for v in given), None,
@@ -81,10 +85,16 @@ def _slice(reading: Reading, node: Any, attributes: dict[str, Any], computed: st
     else:
         starts, ends, axes = (attributes.get(name) for name in ("starts", "ends", "axes"))
         steps = None
-    if not (starts and ends and axes) or len(starts) != 1 or steps not in (None, [1]):
+    backwards = steps == [-1]
+    if not (starts and ends and axes) or len(starts) != 1 or steps not in (None, [1], [-1]):
         raise unsupported(node, "the last time step", "another part")
     axis = reading.place(node, axes[0])
     size = reading.shape[axis] if reading.axes else 0
+    if backwards:
+        if starts[0] not in (-1, size - 1) or ends[0] >= -size:
+            raise unsupported(node, "all time steps, the last one first", "a part of them")
+        turned(reading, node, axis)
+        return
     begin, end = starts[0] + size * (starts[0] < 0), min(ends[0] + size * (ends[0] < 0), size)
     if reading.axes is None or (begin, end) == (0, size):
         return
@@ -104,6 +114,7 @@ def _mean(reading: Reading, node: Any, attributes: dict[str, Any], computed: str
     axis = reading.place(node, axes[0])
     if not _is_time(reading, reading.axes[axis]):
         raise unsupported(node, "the axis of time", f"axis {axis}")
+    reading.reversed = False  # a mean has no order
     reading.row(MeanOverTime())
     if attributes.get("keepdims", 1):
         reading.axes[axis] = "one"
@@ -228,8 +239,10 @@ def _one_vector(reading: Reading, node: Any) -> None:
 
 
 def _concat(reading: Reading, node: Any, attributes: dict[str, Any], computed: str) -> None:
-    """Join directions with features; or nothing: (1 - p, p) is what one sigmoid says."""
-    if reading.axes and "directions" in reading.axes and reading.graph.directions(node):
+    """Join directions with features, or two layers; else nothing: (1 - p, p) is one sigmoid's."""
+    if reading.graph.sides(node):
+        joined(reading, node, attributes)
+    elif reading.axes and "directions" in reading.axes and reading.graph.directions(node):
         reading.axes.remove("directions")
         reading.sizes["features"] *= reading.sizes["directions"]
 

@@ -17,7 +17,7 @@ from gbdnn.layers import BGRU, BLSTM, GRU, LSTM, LastStep, ResetBeforeGRU
 from gbdnn.types import Array
 from gbdnn.weights import Levels, integer_weight
 
-__all__ = ["OPERATORS", "gated", "stacked"]
+__all__ = ["OPERATORS", "gated", "stacked", "turned"]
 
 LSTM_GATES, GRU_GATES = (0, 2, 3, 1), (1, 0, 2)  # where ONNX has i, f, g, o and r, z, n
 ACTIVATIONS = {"LSTM": ["sigmoid", "tanh", "tanh"], "GRU": ["sigmoid", "tanh"]}
@@ -87,10 +87,7 @@ def _checked(reading: Reading, node: Any, attributes: dict[str, Any], kind: str)
     reading.features_last(node)
     if reading.rank != 3 or reading.rows or {"one", "directions"} & set(reading.axes or ()):
         raise unsupported(node, "sequences: samples, time and features", f"axes {reading.axes}")
-    direction = attributes.get("direction", b"forward").decode("utf-8", "replace")
-    if direction not in ("forward", "bidirectional"):
-        raise unsupported(node, "direction forward or bidirectional", direction[:40])
-    directions = 2 if direction == "bidirectional" else 1
+    directions = _directions(reading, node, attributes)
     names = [name.decode("utf-8", "replace").lower() for name in attributes.get("activations", [])]
     if names not in ([], ACTIVATIONS[kind] * directions):
         raise unsupported(node, f"activations {ACTIVATIONS[kind]}", f"{names}"[:80])
@@ -102,6 +99,25 @@ def _checked(reading: Reading, node: Any, attributes: dict[str, Any], kind: str)
     return directions
 
 
+def _directions(reading: Reading, node: Any, attributes: dict[str, Any]) -> int:
+    """Return 1 or 2; refuse one layer backwards, except on one of two ways that meet."""
+    direction = attributes.get("direction", b"forward").decode("utf-8", "replace")
+    if direction not in ("forward", "reverse", "bidirectional"):
+        raise unsupported(node, "direction forward, reverse or bidirectional", direction[:40])
+    if direction == "bidirectional":
+        if reading.reversed or reading.directions is not None:
+            expected = "both directions on the way of the whole graph, time steps in their order"
+            raise unsupported(node, expected, "others")
+        return 2
+    backwards = (direction == "reverse") != reading.reversed
+    if reading.directions is not None:
+        reading.directions.append("reverse" if backwards else "forward")
+    elif backwards:
+        expected = "direction forward or bidirectional, or reverse beside a forward one: a Concat "
+        raise unsupported(node, f"{expected}of their features, the forward ones first", "reverse")
+    return 1
+
+
 def _check_states(reading: Reading, node: Any, names: list[str]) -> None:
     """Refuse states that do not begin with 0, peepholes, and lengths that are computed."""
     lengths, *states = names
@@ -109,10 +125,13 @@ def _check_states(reading: Reading, node: Any, names: list[str]) -> None:
         value = reading.sized(name)
         if value is None or value.any():
             raise unsupported(node, "states that begin with 0, and no peepholes", repr(name)[:80])
-    if not lengths:
-        return
+    if lengths:
+        _check_lengths(reading, node, lengths, reading.shape[_time_axis(node)])
+
+
+def _check_lengths(reading: Reading, node: Any, lengths: str, time: int) -> None:
+    """Refuse lengths other than those of all steps and an input."""
     value = reading.sized(lengths)
-    time = reading.shape[_time_axis(node)]
     if value is None:
         name, producers = lengths, reading.graph.producers
         while (maker := producers.get(name)) is not None and maker.op_type in ("Cast", "Identity"):
@@ -145,9 +164,11 @@ def _name_axes(
             else [time, "directions", samples, "features"]
         )
         return
-    if which == 2 or directions == 2:
+    backwards = reading.reversed or reading.directions not in (None, ["forward"])
+    if which == 2 or directions == 2 or backwards:
         expected = "Y, or Y_h of one direction: the state behind the last step"
-        raise unsupported(node, expected, "Y_c" if which == 2 else "Y_h of two")
+        got = "Y_c" if which == 2 else "Y_h of two" if directions == 2 else "Y_h backwards"
+        raise unsupported(node, expected, got)
     reading.axes = [samples, "directions", "features"]
     if not samples_first:
         reading.axes = ["directions", samples, "features"]
@@ -204,4 +225,22 @@ def _dtype(matrix: Any) -> Any:
     return np.float64 if wide else np.float32
 
 
-OPERATORS: dict[str, Operator] = {"LSTM": _recurrent, "GRU": _recurrent}
+def turned(reading: Reading, node: Any, axis: int) -> None:
+    """Let time, the axis said, run the other way."""
+    name = None if reading.axes is None else reading.axes[reading.place(node, axis)]
+    plain = name is not None and name.isdecimal()
+    if not reading.sequences or reading.rows or not plain or reading.time not in (None, name):
+        raise unsupported(node, "the axis of time", f"axis {axis}")
+    reading.time, reading.reversed = name, not reading.reversed
+
+
+def _reverse(reading: Reading, node: Any, attributes: dict[str, Any], computed: str) -> None:
+    """Let time run the other way."""
+    axis = attributes.get("time_axis", 0)
+    turned(reading, node, axis)
+    _check_lengths(reading, node, node.input[1], reading.shape[axis])
+
+
+OPERATORS: dict[str, Operator] = {
+    "LSTM": _recurrent, "GRU": _recurrent, "ReverseSequence": _reverse,
+}  # fmt: skip
