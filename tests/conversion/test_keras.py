@@ -24,18 +24,60 @@ SEQUENCES = {
     "lstm": [K.LSTM(H, return_sequences=True), K.Dense(3)],
     "last": [K.LSTM(H), K.Dense(3)],
     "both": [K.Bidirectional(K.LSTM(H, return_sequences=True)), K.Dense(3)],
+    "gru": [K.GRU(H, return_sequences=True), K.Dense(3)],
+    "gru, last": [K.GRU(H), K.Dense(3)],
+    "gru, no bias": [K.GRU(H, use_bias=False, return_sequences=True)],
+    "gru, reset before": [K.GRU(H, reset_after=False, return_sequences=True), K.Dense(3)],
+    "gru, reset before, last": [K.GRU(H, reset_after=False), K.Dense(3)],
+    "gru, both": [K.Bidirectional(K.GRU(H, return_sequences=True)), K.Dense(3)],
+    "gru, both, two": [
+        K.Bidirectional(K.GRU(H, return_sequences=True)),
+        K.Bidirectional(K.GRU(5, return_sequences=True)),
+        K.GRU(4),
+        K.Dense(3),
+    ],
+    "gru and lstm": [
+        K.GRU(H, return_sequences=True),
+        K.LSTM(5, return_sequences=True),
+        K.GRU(4, return_sequences=True),
+        K.Dense(3, activation="relu"),
+    ],
     "two": [K.LSTM(H, return_sequences=True), K.LSTM(5, return_sequences=True), K.Dense(3)],
 }
 
 
-def exported(layers, shape, path):
+KINDS = {
+    "gru": ["gru", "linear"],
+    "gru, last": ["gru", "last", "linear"],
+    "gru, reset before": ["gru_reset_before", "linear"],
+    "gru, both": ["bgru", "linear"],
+    "gru, both, two": ["bgru", "bgru", "gru", "last", "linear"],
+}
+REFUSED = {
+    "rnn": ([K.SimpleRNN(H, return_sequences=True)], r"simple_rnn.*an RNN, which has no layer"),
+    "rnn, last": ([K.SimpleRNN(H)], r"simple_rnn.*an RNN, which has no layer"),
+    "rectifier": ([K.GRU(H, activation="relu")], r"gru.*\(Loop\).*a GRU as one loop"),
+    "both, reset before": (
+        [K.Bidirectional(K.GRU(H, reset_after=False, return_sequences=True))],
+        r"bidirectional.*\(Concat\).*gru_reset_before",
+    ),
+    "ends of both": ([K.Bidirectional(K.GRU(H))], r"bidirectional.*\(Concat\).*all time steps"),
+    "backwards": ([K.GRU(H, go_backwards=True, return_sequences=True)], r"gru.*got reverse"),
+    "masks": ([K.Masking(), K.GRU(H)], r"node .*"),
+    "unrolled": ([K.GRU(H, unroll=True)], r"gru.*one computed input"),
+}
+
+
+def exported(layers, shape, path, opset=17):
     """Return a model with weights that are not what a beginning has, written by tf2onnx."""
     model = keras.Sequential([K.Input(shape), *layers])
     rng = np.random.default_rng(0)
     model.set_weights([w + 0.3 * rng.random(w.shape) for w in model.get_weights()])
     spec = (tensorflow.TensorSpec((None, *shape), tensorflow.float32, name="x"),)
     function = tensorflow.function(lambda x: model(x, training=False), input_signature=spec)
-    tf2onnx.convert.from_function(function, input_signature=spec, opset=17, output_path=str(path))
+    tf2onnx.convert.from_function(
+        function, input_signature=spec, opset=opset, output_path=str(path)
+    )
     return model
 
 
@@ -46,8 +88,11 @@ def test_tf2onnx(tmp_path, name):
     path = tmp_path / "model.onnx"
     model = exported((SEQUENCES if over_time else SAMPLES)[name], shape, path)
     X = np.random.default_rng(1).standard_normal((5, *shape)).astype(np.float32)
-    found = np.asarray(gbdnn.load_onnx(path).predict(X))
+    network = gbdnn.load_onnx(path)
+    found = np.asarray(network.predict(X))
     np.testing.assert_allclose(found, model(X).numpy(), rtol=1e-5, atol=1e-5)
+    kinds = [layer.kind for layer in network.layers]
+    assert kinds == KINDS.get(name, kinds)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -59,8 +104,38 @@ def test_its_own_export(tmp_path):
     np.testing.assert_allclose(gbdnn.load_onnx(path).predict(X), expected, atol=1e-5)
 
 
-def test_its_gru_is_a_loop_and_named(tmp_path):
+@pytest.mark.parametrize("opset", [13, 15, 18])
+@pytest.mark.parametrize("reset_after", [True, False])
+def test_gru_of_other_opsets(tmp_path, reset_after, opset):
     path = tmp_path / "model.onnx"
-    exported([K.GRU(H, return_sequences=True)], (T, F), path)
-    with pytest.raises(InputError, match="gru"):
+    model = exported([K.GRU(H, reset_after=reset_after)], (T, F), path, opset)
+    X = np.random.default_rng(1).standard_normal((5, T, F)).astype(np.float32)
+    np.testing.assert_allclose(gbdnn.load_onnx(path).predict(X), model(X).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [K.GRU, K.LSTM])
+def test_sequences_of_any_length(tmp_path, layer):
+    path = tmp_path / "model.onnx"
+    model = exported([layer(H, return_sequences=True), K.Dense(3)], (None, F), path)
+    network = gbdnn.load_onnx(path)
+    for time in (T, 4):
+        X = np.random.default_rng(1).standard_normal((5, time, F)).astype(np.float32)
+        np.testing.assert_allclose(network.predict(X), model(X).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [K.GRU, K.LSTM])
+def test_behind_an_embedding(tmp_path, layer):
+    path = tmp_path / "model.onnx"
+    model = exported([K.Embedding(20, 6), layer(H), K.Dense(3)], (T,), path)
+    ids = np.random.default_rng(1).integers(0, 20, (5, T))
+    found = gbdnn.load_onnx(path).predict(ids[..., None])
+    np.testing.assert_allclose(found, model(ids).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_has_no_counterpart_is_named(tmp_path, case):
+    layers, says = REFUSED[case]
+    path = tmp_path / "model.onnx"
+    exported(layers, (T, F), path)
+    with pytest.raises(InputError, match=says):
         gbdnn.load_onnx(path)

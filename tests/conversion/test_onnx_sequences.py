@@ -279,6 +279,35 @@ def test_what_has_no_counterpart_is_named(tmp_path, says):
         gbdnn.load_onnx(written(tmp_path, nodes, tensors))
 
 
+WRAPPED = [
+    node("Cast", "X", "i", to=TensorProto.INT32), node("Add", "i rows", "up"),
+    node("Cast", "i", "f", to=TensorProto.FLOAT), node("Less", "f none", "low"),
+    node("Not", "low", "high"), node("Cast", "high", "h", to=TensorProto.INT32),
+    node("Mul", "i h", "kept"), node("Cast", "low", "l", to=TensorProto.INT32),
+    node("Mul", "l up", "moved"), node("Add", "moved kept", "k"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("changed", [None, "rows", "none"])
+def test_numbers_that_other_nodes_leave_as_they_are(tmp_path, changed):
+    """tf2onnx adds the number of rows to those below 0: all others stay, which is tried out."""
+    given = {"rows": np.array(20, np.int32), "none": np.float32(0), "E": random(20, 6)}
+    if changed == "none":
+        given["none"] = np.float32(1)  # 0 becomes 20
+    elif changed:
+        given["rows"] = np.array(7, np.int32)  # of those below 0 only
+    nodes = [*WRAPPED, node("Gather", "E k", "e"), node("ReduceMean", "e one", keepdims=0)]
+    given["one"] = np.array([1])
+    path = written(tmp_path, nodes, given, ("n", "t"), TensorProto.INT64)
+    if changed == "none":
+        with pytest.raises(InputError, match="one computed input"):
+            gbdnn.load_onnx(path)
+        return
+    network = gbdnn.load_onnx(path)
+    assert [layer.kind for layer in network.layers] == ["embedding", "mean"]
+    close(network.predict(IDS[..., None]), runtime(path, IDS))
+
+
 # -- written here ----------------------------------------------------------------------------------
 
 

@@ -55,10 +55,15 @@ class Constants:
     def _folded(self, name: str, value: Any) -> Any:
         """Return what a node makes of `value` of its inputs; None if one of them is None."""
         node: Any = self.producers.get(name)
-        make = None if node is None else FOLDED.get(node.op_type)
-        if make is None or node.domain not in DOMAINS or node.output[0] != name:
+        if node is None or node.op_type not in FOLDED or node.output[0] != name:
             return None
-        inputs = [value(n) if n else None for n in node.input]
+        return self.applied(node, [value(n) if n else None for n in node.input])
+
+    def applied(self, node: Any, inputs: list[Any]) -> Any:
+        """Return what a node makes of its inputs; None where one is missing, or it is not known."""
+        make = FOLDED.get(node.op_type)
+        if make is None or node.domain not in DOMAINS:
+            return None
         if any(n and given is None for n, given in zip(node.input, inputs, strict=True)):
             return None
         try:
@@ -291,6 +296,10 @@ def _arithmetic(operation: Any) -> Any:
     return folded
 
 
+def _compared(operation: Any) -> Any:
+    return lambda known, node, attributes, *inputs: np.asarray(operation(*inputs))
+
+
 def _divided(a: Any, b: Any) -> Any:
     whole = np.issubdtype(a.dtype, np.integer)
     if whole and not b.all():
@@ -323,5 +332,9 @@ FOLDED: dict[str, Any] = {
     "Sub": _arithmetic(np.subtract),
     "Mul": _arithmetic(np.multiply),
     "Div": _arithmetic(_divided),
+    "Less": _compared(np.less),
+    "And": _compared(np.logical_and),
+    "Not": _compared(np.logical_not),
+    "Where": _compared(np.where),
 }
 """Operators that are computed where all their inputs are known."""

@@ -16,6 +16,9 @@ from gbdnn.types import FilePath
 __all__ = ["Graph"]
 
 RECURRENT = ("LSTM", "GRU", "DynamicQuantizeLSTM")
+OVER_TIME = (*RECURRENT, "Loop")
+SINGLE = ("Cast", "Identity", "Add", "Sub", "Mul", "Less", "Not", "And", "Where")
+"""What computes each number by itself."""
 LONG = 40  # nodes of one of two ways that meet
 
 Step = tuple[Any, str, list[str]]
@@ -112,7 +115,7 @@ class Graph:
         for name in ways[0]:
             if name in ways[1]:
                 parts = [list(way.values())[: list(way).index(name)][::-1] for way in ways]
-                both = all(any(step[0].op_type in RECURRENT for step in part) for part in parts)
+                both = all(any(step[0].op_type in OVER_TIME for step in part) for part in parts)
                 return (name, parts) if both else None
         return None
 
@@ -145,7 +148,8 @@ class Graph:
     @property
     def patterns(self) -> tuple[Callable[[Any], str | None], ...]:
         """Nodes of several computed inputs that are one step of a chain all the same."""
-        return self.gelu, self.two_classes, self.directions, self.state, self.dynamic
+        return (self.gelu, self.two_classes, self.directions, self.state, self.dynamic, self.loop,
+                self.numbers)  # fmt: skip
 
     def gelu(self, node: Any) -> str | None:
         """Return z if a node gives 2 gelu(z) = z (1 + erf(z / sqrt 2))."""
@@ -207,6 +211,45 @@ class Graph:
             for maker, name in zip(makers, joined.input, strict=True)
         )  # fmt: skip
         return str(joined.input[int(place.ravel()[0])]) if one_row else None
+
+    def numbers(self, node: Any) -> str | None:
+        """Return x if a node takes rows of a table by x, which other nodes leave as it is.
+
+        tf2onnx adds the number of rows to those below 0. Whether valid numbers stay is tried out.
+        """
+        table: Any = self.constant(node.input[0]) if node.op_type == "Gather" else None
+        if getattr(table, "ndim", 0) != 2 or len(node.input) != 2:
+            return None
+        names, inner, ends = [str(node.input[1])], set[str](), set[str]()
+        while names and len(inner) < LONG:
+            name = names.pop()
+            maker = self.producers.get(name)
+            if maker is not None and maker.op_type in SINGLE and self.constant(name) is None:
+                inner.add(name)
+                names += [n for n in maker.input if n and n not in inner]
+            elif self.constant(name) is None:
+                ends.add(name)
+        if names or len(ends) != 1 or not inner:
+            return None
+        rows = np.arange(table.shape[0])
+        values: dict[str, Any] = {(x := ends.pop()): rows}
+        for each in self.nodes:
+            if inner & set(each.output):
+                given = [values[n] if n in values else self.constant(n) for n in each.input]
+                values[each.output[0]] = self.constants.applied(each, given)
+        found: Any = values.get(node.input[1])
+        return x if np.array_equal(found, rows) else None
+
+    def loop(self, node: Any) -> str | None:
+        """Return x if a loop computes from nothing else but constants and sizes."""
+        body = attributes_of(node).get("body") if node.op_type == "Loop" else None
+        if body is None or self.computed(node):
+            return None
+        own = {i.name for i in [*body.input, *body.initializer]}
+        own |= {name for inner in body.node for name in inner.output}
+        used = {name for inner in body.node for name in inner.input if name} - own
+        found = [name for name in used if not self.constants.follows_sizes(name)]
+        return found[0] if len(found) == 1 else None
 
     def dynamic(self, node: Any) -> str | None:
         """Return x if a node gives the product of x, rounded as it comes, with whole numbers."""

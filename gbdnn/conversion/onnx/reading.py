@@ -9,7 +9,7 @@ from typing import Any
 from gbdnn.conversion.chain import Chain
 from gbdnn.conversion.onnx.codes import Codes
 from gbdnn.conversion.onnx.files import unsupported
-from gbdnn.conversion.onnx.graph import RECURRENT, Graph, Step
+from gbdnn.conversion.onnx.graph import OVER_TIME, Graph, Step
 from gbdnn.layers import Layer
 from gbdnn.types import Array
 
@@ -67,7 +67,7 @@ class Reading:
         self.directions: list[str] | None = None
         self.table: Array | None = None  # of codes, whose DequantizeLinear is to come
         self.bounds: tuple[float, float] | None = None  # of a Clip before a QuantizeLinear
-        recurrent = any(node.op_type in RECURRENT for node in nodes)
+        recurrent = any(node.op_type in OVER_TIME for node in nodes)
         self.numbers = any(is_embedding(graph, node) for node in nodes)
         self.sequences = recurrent or self.numbers
         kind = graph.inputs[first].type.tensor_type

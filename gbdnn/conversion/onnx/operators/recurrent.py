@@ -17,7 +17,7 @@ from gbdnn.layers import BGRU, BLSTM, GRU, LSTM, LastStep, ResetBeforeGRU
 from gbdnn.types import Array
 from gbdnn.weights import Levels, integer_weight
 
-__all__ = ["OPERATORS", "gated", "stacked", "turned"]
+__all__ = ["OPERATORS", "check_sequences", "directions_of", "gated", "stacked", "turned"]
 
 LSTM_GATES, GRU_GATES = (0, 2, 3, 1), (1, 0, 2)  # where ONNX has i, f, g, o and r, z, n
 ACTIVATIONS = {"LSTM": ["sigmoid", "tanh", "tanh"], "GRU": ["sigmoid", "tanh"]}
@@ -84,10 +84,8 @@ def stacked(
 
 def _checked(reading: Reading, node: Any, attributes: dict[str, Any], kind: str) -> int:
     """Refuse options without counterpart; return the number of directions."""
-    reading.features_last(node)
-    if reading.rank != 3 or reading.rows or {"one", "directions"} & set(reading.axes or ()):
-        raise unsupported(node, "sequences: samples, time and features", f"axes {reading.axes}")
-    directions = _directions(reading, node, attributes)
+    check_sequences(reading, node)
+    directions = directions_of(reading, node, attributes)
     names = [name.decode("utf-8", "replace").lower() for name in attributes.get("activations", [])]
     if names not in ([], ACTIVATIONS[kind] * directions):
         raise unsupported(node, f"activations {ACTIVATIONS[kind]}", f"{names}"[:80])
@@ -99,7 +97,14 @@ def _checked(reading: Reading, node: Any, attributes: dict[str, Any], kind: str)
     return directions
 
 
-def _directions(reading: Reading, node: Any, attributes: dict[str, Any]) -> int:
+def check_sequences(reading: Reading, node: Any) -> None:
+    """Refuse what is not samples, time and features."""
+    reading.features_last(node)
+    if reading.rank != 3 or reading.rows or {"one", "directions"} & set(reading.axes or ()):
+        raise unsupported(node, "sequences: samples, time and features", f"axes {reading.axes}")
+
+
+def directions_of(reading: Reading, node: Any, attributes: dict[str, Any]) -> int:
     """Return 1 or 2; refuse one layer backwards, except on one of two ways that meet."""
     direction = attributes.get("direction", b"forward").decode("utf-8", "replace")
     if direction not in ("forward", "reverse", "bidirectional"):
