@@ -50,6 +50,7 @@ CONSTANTS = {
     "b0": np.array([0, 0]), "b1": np.array([0, H]), "b2": np.array([0, 2 * H]),
     "e1": np.array([FAR, H]), "e2": np.array([FAR, 2 * H]), "e3": np.array([FAR, FAR]),
     "ax": np.array([0, 1]), "steps": np.float32(T), "six": np.float32(6), "two": np.float32(2),
+    "many": np.full(T, 9, np.float32),
 }  # fmt: skip
 
 
@@ -132,8 +133,9 @@ REFUSED = {
     "rectifier": (replaced("n", node("Relu", "sn", "n")), "got another"),
     "gate of a gate": (replaced("sz", node("Tanh", "gz", "q"), node("Add", "uz q", "sz")),
                        "gates of other values"),
-    "the next step": (replaced("xt", node("Gather", "x t_next", "xt")), "step 0"),
-    "a counter that stays": (replaced("t_next", node("Add", "t t", "t_next")), "step 1"),
+    "the next step": (replaced("xt", node("Gather", "x t_next", "xt")), "in their order"),
+    "a counter that stays": (replaced("t_next", node("Add", "t t", "t_next")), "in their order"),
+    "constants of several": (replaced("a", node("Less", "tf many", "a")), "a count"),
     "an early end": (replaced("a", node("Less", "tf six", "a")), "all 7 time steps, got 6"),
     "other features": (replaced("hu", node("MatMul", "xt U", "hu")), "numbers that fit"),
     "time inside": (replaced("old", node("Mul", "z h", "o"), node("Mul", "o tf", "old")),
@@ -152,8 +154,9 @@ def test_other_loops_are_named(tmp_path, case):
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"t0": np.array(1, np.int32)}, "step 0"),
+        ({"t0": np.array(1, np.int32)}, "in their order"),
         ({"M": np.array(T - 1)}, "got 6"),
+        ({"M": np.array(0)}, "got 0"),
         ({"go0": np.array(False)}, "got 0"),
         ({"W0": random(F + 1, 3 * H)}, "numbers that fit"),
         ({"U0": random(H, 3 * H + 1)}, "numbers that fit|another"),
@@ -165,6 +168,15 @@ def test_what_does_not_fit_is_named(tmp_path, changed, says):
     nodes = [*looped(GRU), LAST]
     with pytest.raises(GbdnnError, match=says):
         gbdnn.load_onnx(written(tmp_path, nodes, TENSORS | changed, ("n", T, F)))
+
+
+def test_more_steps_than_there_are(tmp_path):
+    body = replaced("go", node("Identity", "keep", "go"))
+    path = written(tmp_path, [*looped(body), LAST], TENSORS, ("n", T, F))
+    close(gbdnn.load_onnx(path).predict(X), runtime(path, X))
+    given = TENSORS | {"M": np.array(T + 1)}
+    with pytest.raises(InputError, match=f"all {T} time steps, got more"):
+        gbdnn.load_onnx(written(tmp_path, [*looped(body), LAST], given, ("n", T, F)))
 
 
 def test_a_state_that_begins_elsewhere(tmp_path):

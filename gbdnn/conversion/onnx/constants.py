@@ -26,6 +26,7 @@ from gbdnn.types import Array
 __all__ = ["Constants"]
 
 DEEP = 50  # nodes between a constant and its use
+SMALL = 1 << 20  # bytes that are always free: to look takes 5 ms
 SIZED = 1 << 24  # elements of what follows from sizes
 DOMAINS = ("", "ai.onnx", "com.microsoft")
 
@@ -79,6 +80,8 @@ class Constants:
 
     def room(self, nbytes: int, node: Any) -> None:
         """Refuse constants that together take more than half of the memory that is free."""
+        if self.nbytes + nbytes < SMALL:
+            return
         if 2 * (self.nbytes + nbytes) > (free := available_bytes()):
             expected = f"at most half of the {free:,} bytes that are free"
             got = f"{self.nbytes + nbytes:,} bytes up to {label(node)}"

@@ -4,7 +4,7 @@ The body is computed once with sums instead of numbers, see `Sum`; a GRU is what
 
     h' = z h + n - z n,  z = sigmoid(W_z x + U_z h + b_z),  n = tanh(W_n x + r (U_n h + c) + b_n)
 
-or with U_n (r h) in it. Counters and the condition are run through, step by step.
+or with U_n (r h) in it. Counters and the condition are computed for all steps.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gbdnn.conversion.onnx.files import WRONG, attributes_of, unsupported
+from gbdnn.conversion.onnx.graph import SINGLE
 from gbdnn.conversion.onnx.operators.recurrent import check_sequences, directions_of
 from gbdnn.conversion.onnx.reading import Operator, Reading
 from gbdnn.conversion.onnx.sums import Atom, Sum
@@ -25,7 +26,8 @@ from gbdnn.types import Array
 __all__ = ["OPERATORS"]
 
 COUNTED = "counted"  # what changes from step to step by itself
-STEPS = 1 << 16  # of time, at most: they are counted one by one
+STEPS = 1 << 24  # of time, at most
+FAR = 1 << 16  # as the end of a slice: behind all samples
 NODES = 200  # of a body, at most; that of a GRU has about 35
 EXPECTED = "a GRU as one loop: h' = z h + (1 - z) n from 0, over all time steps"
 NONE = "W x + U h + b, then tanh: an RNN, which has no layer here"
@@ -182,7 +184,7 @@ def _sliced(x: Sum, starts: Array, ends: Array, axes: Array, steps: Any = None) 
     for start, stop, axis in zip(starts.tolist(), ends.tolist(), axes.tolist(), strict=True):
         if axis in (1, -1):
             begin, end, _ = slice(start, stop).indices(x.size)
-        elif start != 0 or stop < STEPS:
+        elif start != 0 or stop < FAR:
             return None
     return x.part(begin, end) if begin < end and (steps is None or (steps == 1).all()) else None
 
@@ -204,29 +206,37 @@ SUMS: dict[str, Any] = {
 
 
 def _check_steps(reading: Reading, node: Any, body: Body) -> None:
-    """Refuse a loop that does not take the time steps in order, each of them once."""
+    """Refuse a loop that does not take the time steps in order, each of them once.
+
+    All steps are computed at once: each counter is taken to grow by 1, and is then seen to do so.
+    """
     time = reading.shape[0]
     most = reading.sized(node.input[0]) if node.input[0] else np.array(time + 1)
     begins = reading.sized(node.input[1]) if node.input[1] else np.array(True)
     if most is None or begins is None or time > STEPS:
         raise unsupported(node, f"a known number of steps, at most {STEPS:,}", "another")
-    step, counters, goes = 0, dict(body.counters), bool(begins)
-    names = [i.name for i in body.graph.input][:2]
-    wanted = [body.graph.output[0].name, body.place, *(body.follows[c] for c in counters)]
-    needed = _needed(body, wanted)
-    while goes and step < int(most):
-        values = {**body.known, names[0]: np.array(step), names[1]: np.array(True), **counters}
-        for each in needed:
-            made = reading.graph.constants.applied(each, [values.get(n) for n in each.input])
-            values[each.output[0]] = made
-        found = [values.get(name) for name in wanted]
-        place = None if any(value is None for value in found) else found[1]
-        if place is None or step >= time or int(place) != step:
-            raise unsupported(node, f"all {time} time steps in their order", f"step {step}")
-        goes, counters = bool(found[0]), dict(zip(counters, found[2:], strict=True))
-        step += 1
-    if step != time:
-        raise unsupported(node, f"all {time} time steps", f"{step}")
+    steps = np.arange(time)
+    values = {n: c for n, c in body.known.items() if c is not None and c.size == 1}
+    values |= {n: (c.reshape(()) + steps).astype(c.dtype) for n, c in body.counters.items()}
+    first, keep = [i.name for i in body.graph.input][:2]
+    values |= {first: steps, keep: np.ones(time, bool)}
+    names = [body.graph.output[0].name, body.place, *(body.follows[c] for c in body.counters)]
+    for each in _needed(body, names):
+        if each.op_type in SINGLE:
+            given = [values.get(n) for n in each.input]
+            values[each.output[0]] = reading.graph.constants.applied(each, given)
+    found = [values.get(name) for name in names]
+    if any(value is None for value in found):
+        raise unsupported(node, "a count of time steps", "another")
+    goes, place, *grown = (np.broadcast_to(value, time) for value in found if value is not None)
+    wanted = [values[name] + 1 for name in body.counters]
+    if (place != steps).any() or any((a != b).any() for a, b in zip(grown, wanted, strict=True)):
+        raise unsupported(node, f"all {time} time steps in their order", "another")
+    ends = np.flatnonzero(~goes)[:1] + 1  # steps that are taken: the condition is that of the next
+    taken = min(int(most), *ends.tolist(), time + 1) if begins else 0
+    if taken != time:
+        got = f"{taken}" if taken < time else "more"
+        raise unsupported(node, f"all {time} time steps", got)
 
 
 def _needed(body: Body, wanted: list[str]) -> list[Any]:
