@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from gbdnn.layers import Sigmoid as Sigmoid
     from gbdnn.layers import Softmax as Softmax
     from gbdnn.layers import Tanh as Tanh
+    from gbdnn.layers import TimeReduction as TimeReduction
     from gbdnn.models.files import load as load
     from gbdnn.network import Network as Network
     from gbdnn.pruning.compact import compact as compact
@@ -73,7 +74,7 @@ _HOMES = {
     "gbdnn.layers": (
         "BGRU", "BLSTM", "Dropout", "Embedding", "GELU", "GRU", "Identity", "LSTM", "LastStep",
         "LeakyReLU", "Linear", "MeanOverTime", "ReLU", "ResetBeforeGRU", "Sigmoid", "Softmax",
-        "Tanh",
+        "Tanh", "TimeReduction",
     ),
     "gbdnn.models.files": ("load",),
     "gbdnn.network": ("Network",),

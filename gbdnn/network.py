@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -63,6 +64,8 @@ class Network(Source):
         Number of layers with weights; largest number of features anywhere.
     one_row : bool
         Of a sequence there is one result, not one for each time step.
+    time_factor : int
+        So many time steps have one result: of T time steps there are ceil(T / time_factor).
 
     Raises
     ------
@@ -86,6 +89,7 @@ class Network(Source):
         self.depth = len(groups)
         self.widest = max(self.in_features, *(features(layer)[1] for layer in firsts))
         self.one_row = any(layer.one_row for layer in self.layers)
+        self.time_factor = math.prod(layer.time_factor for layer in self.layers)
         self.metadata = dict(metadata or {})
         self._steps: dict[str, list[Step]] = {}
         self._behind: tuple[Any, Network | None] | None = None
@@ -237,7 +241,8 @@ class Network(Source):
         -------
         ndarray of `self.dtype`, shape (n_samples, out_features), C-contiguous
             For sequences a list of arrays of shape (time_i, out_features), for padded ones the
-            padded array, zeros behind ends; if a layer makes one row of each, as for samples.
+            padded array, zeros behind ends, with ceil(time_i / time_factor) for time_i; if a layer
+            makes one row of each, as for samples.
 
         Raises
         ------
@@ -255,13 +260,14 @@ class Network(Source):
         """
         chosen = get_backend(backend)
         inputs: Any = as_inputs(X, self.in_features, self.dtype, finite=check_finite, later=True,
-                                lengths=lengths, one_row=self.one_row)  # fmt: skip
+                                lengths=lengths, one_row=self.one_row,
+                                time_factor=self.time_factor)  # fmt: skip
         out = executor.result_array(inputs.rows, self.out_features, self.dtype)
         threads = check_threads(threads)
         width = None if batch_size is None else checks.count("batch_size", batch_size)
         sink = ArraySink(out)
         source: Source | None = self
-        if chosen.computes_sparse_first and suits(self._groups[0], inputs):
+        if chosen.computes_sparse_first and suits(self._groups, inputs):
             source, inputs = self._behind_first(inputs)
         with shown("predict", inputs.count * self.depth, progress) as advance:
             if source is not self and advance:
@@ -281,8 +287,10 @@ class Network(Source):
     ) -> tuple[Array, streaming.State]:  # fmt: skip
         """Return (y, state) for the next time step x, shape (n_samples, in_features), of sequences.
 
-        `state` is what the step before returned, None before the first one; it is not changed. On
-        one thread all y together are what `predict` gives for the whole sequences, bit for bit.
+        `state` is what the step before returned, None before the first one; it is not changed. y
+        has the shape (n_samples, out_features), or (0, out_features) while time steps are collected
+        that become one. On one thread all y together, with that of `finish`, are what `predict`
+        gives for the whole sequences, bit for bit.
 
         Raises
         ------
@@ -291,6 +299,12 @@ class Network(Source):
         """
         inputs = as_inputs(x, self.in_features, self.dtype)
         return streaming.step(self, inputs, state, get_backend(backend), check_threads(threads))
+
+    def finish(
+        self, state: streaming.State | None, *, backend: str = "fused", threads: int | None = None
+    ) -> Array:
+        """Return y of time steps that `step` still holds back at the end; its shape is as there."""
+        return streaming.finish(self, state, get_backend(backend), check_threads(threads))
 
     def warm_up(self, backend: str = "fused") -> None:
         """Do beforehand what only the first `predict` does, and what threads and forks then share.
@@ -324,22 +338,8 @@ class Network(Source):
             Adds a column with the backend that computes each layer; with "auto" that is what its
             rule says. Nothing is computed.
         """
-        engines: list[str] | None = None
-        if backend is not None:
-            chosen = get_backend(backend)
-            engines = [
-                ", ".join(dict.fromkeys(chosen.engine(getattr(layer, name))
-                                        for name in layer.weight_names))
-                for layer in self.layers
-            ]  # fmt: skip
-        report = compacted(self.layers)[1]
-        note = ""
-        if report.neurons or report.edges[1] < report.edges[0]:
-            note = (
-                f"{report.neurons:,} neurons and {report.edges[0] - report.edges[1]:,} weights make"
-                " no difference: gbdnn.compact removes them"
-            )
-        return replace(summarised(self.layers, engines), note=note)
+        engine = None if backend is None else get_backend(backend).engine
+        return replace(summarised(self.layers, engine), note=compacted(self.layers)[1].note)
 
     # -- what the executor asks of a source of layers ----------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,8 +125,10 @@ def _html_row(kind: str, cells: Sequence[str], styles: Sequence[str]) -> str:
     return f"<tr>{''.join(made)}</tr>"
 
 
-def summarised(layers: Sequence[Layer], engines: Sequence[str] | None = None) -> Summary:
-    """Return the table of layers; `engines` adds a column with the backend of each."""
+def summarised(
+    layers: Sequence[Layer], engine: Callable[[Weight], str] | None = None
+) -> Summary:  # fmt: skip
+    """Return the table of layers; `engine`, of a weight, adds a column with each one's backend."""
     rows = []
     for k, layer in enumerate(layers):
         weights = [getattr(layer, name) for name in layer.weight_names]
@@ -145,7 +147,7 @@ def summarised(layers: Sequence[Layer], engines: Sequence[str] | None = None) ->
             "form": _each(_form(weight) for weight in weights),
             "bits": _each(getattr(weight, "bits", 8 * weight.dtype.itemsize) for weight in weights),
         }
-        rows.append(row | ({} if engines is None else {"backend": engines[k]}))
+        rows.append(row | ({} if engine is None else {"backend": _each(map(engine, weights))}))
     return Summary(tuple(rows))
 
 

@@ -179,7 +179,9 @@ def samples_for(
         first=own if first is None and own in (0, 1) else first, columns=columns,
         names=(known,) if isinstance(known, str) else (), sequences=takes_sequences(network),
     )  # fmt: skip
-    return per_row(network.one_row, found) if found.lengths is not None else found
+    if found.lengths is None:
+        return found
+    return per_row(network.one_row, found, network.time_factor)
 
 
 def _formed(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gbdnn.cli.sequences import joined, lists
+from gbdnn.cli.sequences import joined, lists, results
 from gbdnn.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ def predicted(network: Network, samples: Dataset, **computing: Any) -> Any:
     X, lengths = samples.X, samples.lengths
     long = X.shape[0] * network.edges > LONG
     values = network.predict(X, lengths=lengths, progress=long, **computing)
-    return values if lengths is None or network.one_row else joined(values, lengths)
+    if lengths is None or network.one_row:
+        return values
+    return joined(values, results(lengths, network.time_factor))
 
 
 def classes_of(network: Network) -> list[Any] | None:
@@ -76,7 +78,7 @@ def targets(network: Network, samples: Dataset | None) -> dict[str, Any]:
         return {}
     classes = classes_of(network)
     if samples.lengths is not None:
-        X, y = lists(samples, y_of(samples, classes), network.one_row)
+        X, y = lists(samples, y_of(samples, classes), network.one_row, network.time_factor)
         return {"X": X, "y": y, "loss": loss_of(network)}
     return {"X": samples.X, "y": y_of(samples, classes), "loss": loss_of(network)}
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gbdnn.cli.datasets import Dataset
     from gbdnn.network import Network
 
-__all__ = ["joined", "lists", "per_row", "start", "takes_sequences"]
+__all__ = ["joined", "lists", "per_row", "results", "start", "takes_sequences"]
 
 
 def takes_sequences(network: Network) -> bool:
@@ -29,25 +29,32 @@ def joined(padded: Any, lengths: Any) -> Any:
     return padded[np.arange(padded.shape[1]) < lengths[:, None]]
 
 
-def per_row(one_row: bool, samples: Dataset) -> Dataset:
-    """Return samples whose labels are one for each row of a result.
+def results(lengths: Any, factor: int) -> Any:
+    """Return how many results sequences have, of `factor` time steps each."""
+    return -(-lengths // factor)
+
+
+def per_row(one_row: bool, samples: Dataset, factor: int) -> Dataset:
+    """Return samples whose labels are one for each row of a result, of `factor` time steps.
 
     Raises
     ------
     ShapeError
         Labels of sequences where each time step has a result, or the other way round.
     """
-    y, shape = samples.y, samples.X.shape[:2]
+    y, (count, time) = samples.y, samples.X.shape[:2]
     if y is None or one_row:
         return samples
+    shape = count, results(time, factor)
     if y.shape[:2] != shape:
-        expected = f"shape {shape}, a label for each time step"
+        each = "time step" if factor == 1 else f"{factor} time steps, which the layers make one"
+        expected = f"shape {shape}, a label for each {each}"
         fix = 'With "last" or "mean" among the layers a sequence has one label.'
         raise ShapeError("labels", expected, f"shape {y.shape}", fix)
-    return replace(samples, y=joined(y, samples.lengths))
+    return replace(samples, y=joined(y, results(samples.lengths, factor)))
 
 
-def lists(samples: Dataset, y: Any, one_row: bool) -> tuple[list[Any], Any]:
+def lists(samples: Dataset, y: Any, one_row: bool, factor: int) -> tuple[list[Any], Any]:
     """Return sequences as a list, and their labels, one for each row, as a list for each."""
     import numpy as np
 
@@ -57,21 +64,23 @@ def lists(samples: Dataset, y: Any, one_row: bool) -> tuple[list[Any], Any]:
     if one_row:
         return X, y
     assert samples.lengths is not None
-    return X, np.split(y, np.cumsum(samples.lengths)[:-1])
+    return X, np.split(y, np.cumsum(results(samples.lengths, factor))[:-1])
 
 
 def start(samples: Dataset, given: dict[str, Any]) -> tuple[Network, Any, Any, dict[str, Any]]:
     """Return the network that a training begins with, X and y as it takes them, and metadata."""
     from gbdnn.cli import labels
     from gbdnn.models import recurrent
+    from gbdnn.models.recurrent import reduction
 
     words = [word.strip() for word in given["layers"].split(",")]
-    one_row = bool({"last", "mean"} & set(words))
+    one_row, factor = bool({"last", "mean"} & set(words)), reduction(words)
     assert samples.y is not None
-    if not one_row and samples.y.shape[:2] != samples.X.shape[:2]:
+    count, time = samples.X.shape[:2]
+    if not one_row and samples.y.shape[:2] not in ((count, time), (count, results(time, factor))):
         words.append("last")  # a label for each sequence
         one_row = True
-    rows = per_row(one_row, samples).y
+    rows = per_row(one_row, samples, factor).y
     assert rows is not None
     metadata: dict[str, Any] = {}
     task = given["task"] if given["task"] != "auto" else labels.task_of(rows)
@@ -91,4 +100,4 @@ def start(samples: Dataset, given: dict[str, Any]) -> tuple[Network, Any, Any, d
         words, samples.X.shape[2], outputs, density=given["density"], head=head,
         dropout=given["dropout"], rng=given["seed"],
     )  # fmt: skip
-    return network, *lists(samples, targets, one_row), metadata
+    return network, *lists(samples, targets, one_row, factor), metadata

@@ -132,7 +132,8 @@ def _work(
     network = load(model)
     X = None if data is None else _array(data)
     if isinstance(network, Transducer):
-        decoder = Decoder(network, beam=beam, blank=network.blank)
+        decoder = Decoder(network, beam=beam, blank=network.blank,
+                          most_per_frame=network.time_factor)  # fmt: skip
         if X is None:
             X = np.random.default_rng(0).standard_normal((steps, network.in_features))
         made = record_decoding(decoder, X, streaming=streaming, seconds=seconds or 0.0)

@@ -86,6 +86,15 @@ class Compaction:
         before, after = (sum(layer.bytes[k] for layer in self.layers) for k in (0, 1))
         return before, after
 
+    @property
+    def note(self) -> str:
+        """What a summary says of it: nothing, if nothing went."""
+        weights = self.edges[0] - self.edges[1]
+        if not self.neurons and weights <= 0:
+            return ""
+        what = f"{self.neurons:,} neurons and {weights:,} weights make no difference"
+        return f"{what}: gbdnn.compact removes them"
+
     def __str__(self) -> str:
         head = ["layer", "neurons", "dead", "constant", "twins", "edges", "bytes"]
         rows = [

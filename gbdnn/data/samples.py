@@ -23,6 +23,7 @@ class Takes(Protocol):
     in_features: int
     out_features: int
     one_row: bool
+    time_factor: int
     loss: Loss
     dtype: np.dtype[Any]
 
@@ -55,7 +56,7 @@ def samples(
     """
     try:
         inputs = as_inputs(X, takes.in_features, takes.dtype, name=f"{prefix}X", lengths=lengths,
-                           one_row=takes.one_row)  # fmt: skip
+                           one_row=takes.one_row, time_factor=takes.time_factor)  # fmt: skip
     except NonFiniteError as error:  # whose way out is for predictions
         fix = "Clean or leave out these samples."
         raise NonFiniteError(error.argument, error.expected, error.got, fix) from None
@@ -77,24 +78,25 @@ def samples(
 
 def _unpadded_targets(y: Any, inputs: SequenceInputs, name: str) -> list[Array]:
     """Return the targets of padded sequences, as a list without what is behind ends."""
-    array, expected = numeric_array(y, name), (inputs.count, inputs.padding)
+    assert inputs.padding is not None
+    array = numeric_array(y, name)
+    expected = (inputs.count, -(-inputs.padding // inputs.time_factor))
     if array.shape[:2] != expected:
         raise ShapeError(name, f"shape {expected} or {expected} with outputs", f"{array.shape}")
-    return [part[:length] for part, length in zip(array, inputs.lengths, strict=True)]
+    return [part[:length] for part, length in zip(array, inputs.results, strict=True)]
 
 
-def _joined(y: Any, inputs: Inputs, name: str) -> Any:
+def _joined(y: Any, inputs: SequenceInputs, name: str) -> Any:
     """Return the targets of sequences, one array for each, behind one another."""
     if not isinstance(y, list | tuple) or len(y) != inputs.count:
         got = f"{len(y)} of them" if isinstance(y, list | tuple) else type(y).__name__
         raise ShapeError(name, f"a list of {inputs.count} arrays, one for each sequence", got)
     parts = [numeric_array(part, f"{name}[{k}]") for k, part in enumerate(y)]
-    for k, part in enumerate(parts):
-        steps = inputs.time_steps(np.array([k]))
-        if len(part) != steps:
-            raise ShapeError(
-                f"{name}[{k}]", f"{steps} targets, one for each time step", f"{len(part)}"
-            )
+    factor = inputs.time_factor
+    each = "time step" if factor == 1 else f"group of {factor} time steps, the last one filled up"
+    for k, (part, rows) in enumerate(zip(parts, inputs.results, strict=True)):
+        if len(part) != rows:
+            raise ShapeError(f"{name}[{k}]", f"{rows} targets, one for each {each}", f"{len(part)}")
     return np.concatenate(parts)
 
 

@@ -42,7 +42,9 @@ class Decoder:
     labels_per_frame : int
         Of "greedy" and "tsd": labels between two blanks at most.
     max_labels : int, optional
-        Of "alsd": labels of an utterance at most; None: as many as it has frames.
+        Of "alsd": labels of an utterance at most; None: `most_per_frame` for each of its frames.
+    most_per_frame : int
+        An encoder that reduces time by a factor leaves fewer frames, and as many labels.
     """
 
     model: Transducer
@@ -52,6 +54,7 @@ class Decoder:
     fusion: Fusion = field(default_factory=Fusion)
     labels_per_frame: int = 4
     max_labels: int | None = None
+    most_per_frame: int = 1
 
     def __post_init__(self) -> None:
         choose("search", self.search, SEARCHES)
@@ -66,6 +69,7 @@ class Decoder:
             checks.count("max_labels", self.max_labels, 0)
         checks.count("blank", self.blank, 0)
         checks.count("labels_per_frame", self.labels_per_frame)
+        checks.count("most_per_frame", self.most_per_frame)
 
     def decode(self, frames: Array) -> list[Hypothesis]:
         """Return what an utterance may say, the best first, at most `beam`; greedy search: one.

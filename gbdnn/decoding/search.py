@@ -36,6 +36,8 @@ class Settings(Protocol):
     def labels_per_frame(self) -> int: ...
     @property
     def max_labels(self) -> int | None: ...
+    @property
+    def most_per_frame(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,7 @@ class AlignmentSynchronous(Search):
         if not self.seen:
             return self.beam
         limit = self.decoder.max_labels
-        limit = self.seen if limit is None else limit
+        limit = self.decoder.most_per_frame * self.seen if limit is None else limit
         while self.step < self.seen + limit and self.beam and not self._settled():
             self._step(limit)
         return _ordered(self.done, self.decoder.beam)

@@ -122,7 +122,8 @@ def rows_of(
         return _padded_rows(X, lengths, network)
     inputs = as_inputs(
         X, network.in_features, network.dtype, one_row=network.one_row,
-        finite=check_finite and not isinstance(X, np.ndarray), later=True,
+        time_factor=network.time_factor, later=True,
+        finite=check_finite and not isinstance(X, np.ndarray),
     )  # fmt: skip
     if isinstance(inputs, SparseInputs):
         entry = inputs.values.itemsize + inputs.indices.itemsize

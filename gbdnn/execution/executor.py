@@ -12,7 +12,7 @@ Sequences are sorted by length and cut by samples only: a tile of theirs has all
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,7 @@ from gbdnn.execution.run import Run
 from gbdnn.execution.source import Sink, Source, Work
 from gbdnn.execution.sparse import run_sparse
 from gbdnn.execution.stages import Execution, Stage, Waiting, prefetched, stages, through
-from gbdnn.execution.steps import Compiled
+from gbdnn.execution.steps import Compiled, Step
 from gbdnn.execution.tiles import (
     NARROW,
     Block,
@@ -78,6 +78,8 @@ def run(
     begin, count, advance = time.perf_counter(), inputs.count, progress or _ignore
     width = width or backend.width(source.widest, source.dtype)
     nominal = source.edges * inputs.rows
+    if isinstance(inputs, SequenceInputs) and source.time_factor > 1:
+        nominal = _edges(list(source.steps(backend)), inputs.lengths)
     whole = None if inputs.over_time else source.compiled(backend)
     settles = skip and whole and whole.settles and whole.program.rounds_as_tiles(count)
     if whole and 0 < nominal <= SHORT and not settles:
@@ -221,12 +223,14 @@ def _run_sequences(this: Execution, inputs: Inputs) -> None:
     """Take sequences of about equal length through all layers, many time steps together.
 
     Long ones go in parts, from state to state, where no layer needs all time steps at once: the
-    bits are the same, and memory does not grow with the length.
+    bits are the same, and memory does not grow with the length. No part cuts a group of time steps
+    that become one.
     """
     assert isinstance(inputs, SequenceInputs)
     steps, order = list(this.source.steps(this.backend)), inputs.order()
     groups = [order[k : k + this.width] for k in range(0, len(order), this.width)]
     in_parts = not any(layer.needs_all_steps for step in steps for layer in step.layers)
+    factor = this.source.time_factor
 
     def computed(threads: int, ids: Any) -> None:
         run, time_steps = Run(this.backend, this.memory(), threads), inputs.time_steps(ids)
@@ -234,7 +238,7 @@ def _run_sequences(this: Execution, inputs: Inputs) -> None:
         each = time_steps
         if in_parts:
             nbytes = this.source.widest * columns * this.source.dtype.itemsize
-            each = min(max(PART // nbytes, 1), time_steps)
+            each = min(max(PART // nbytes // factor, 1) * factor, time_steps)
             run.states = {}
         for begin in range(0, time_steps, each):
             count = min(each, time_steps - begin)
@@ -243,20 +247,20 @@ def _run_sequences(this: Execution, inputs: Inputs) -> None:
                 Y = run.empty(count, inputs.features, columns)
                 inputs.load(ids, Y[:, :, : len(ids)], begin)
                 Y[:, :, len(ids) :] = 0
-                run.lengths = inputs.lengths_of(ids, columns)
+                run.lengths = (inputs.lengths_of(ids, columns) - begin).clip(0, count)
                 for number, step in enumerate(steps):
                     if this.cancelled.is_set():
                         return
                     run.at(number % 2)
                     Y = step.forward(run, Y)
-            rows = places[begin : begin + len(Y)]
+            rows = places[begin // factor :][: len(Y)]
             values = Y.transpose(0, 2, 1)[:, : len(ids)]
             if len(ids) > 1 or rows.min() < 0:
                 values = values[rows >= 0]
             rows = rows[rows >= 0]
             this.sink.write(rows, values.reshape(len(rows), -1).T)
         with this.lock:
-            this.effective_edges += this.source.edges * time_steps * len(ids)
+            this.effective_edges += _edges(steps, np.full(len(ids), time_steps))
         this.advance(len(ids) * len(steps))
 
     try:
@@ -270,6 +274,15 @@ def _run_sequences(this: Execution, inputs: Inputs) -> None:
             f"{min(len(order), this.width)} sequences of up to {longest:,} time steps at a time",
             "Pass a smaller batch_size, shorter sequences or fewer threads.",
         ) from error  # fmt: skip
+
+
+def _edges(steps: Sequence[Step], lengths: Array) -> int:
+    """Return the multiply-adds of sequences of some lengths: sums of edges x time steps."""
+    total = 0
+    for step in steps:
+        total += step.edges * int(lengths.sum())
+        lengths = -(-lengths // step.time_factor)
+    return total
 
 
 def _run_sparse(this: Execution, inputs: Inputs, budget: int | None) -> None:

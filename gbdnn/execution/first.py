@@ -25,14 +25,16 @@ WIDE, WIDEST = 4096, 1 << 27  # features from which it may pay, and for which W^
 DENSITY = 1 / 32  # of the samples, below which it does: a multiplication costs about so much more
 
 
-def suits(layers: Sequence[Layer], inputs: Inputs) -> bool:
-    """Return whether to compute a step's layers, the first of them affine, for samples so."""
+def suits(groups: Sequence[Sequence[Layer]], inputs: Inputs) -> bool:
+    """Return whether to compute the first group of layers, an affine one's, for samples so."""
+    layers, rest = groups[0], groups[1:]
     return (
         isinstance(inputs, SparseInputs)
         and WIDE <= inputs.features <= WIDEST
         and _density(inputs) < DENSITY
         and layers[0].is_affine
         and all(layer.is_activation or layer.only_trains for layer in layers[1:])
+        and (not rest or any(layer.weight_names for group in rest for layer in group))
     )
 
 

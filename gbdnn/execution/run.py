@@ -54,6 +54,8 @@ class Run:
         Of sequences whose time steps are the tiles; 0 for columns that only fill up.
     states : dict, optional
         Where recurrent layers begin, and what they leave; None: they begin with zeros.
+    goes_on : bool
+        Sequences go on behind the tiles: groups of time steps that are not full wait in `states`.
     """
 
     def __init__(
@@ -66,10 +68,11 @@ class Run:
         observe: Observer | None = None,
         lengths: Array | None = None,
         states: dict[tuple[int, str], Array] | None = None,
+        goes_on: bool = False,
     ) -> None:
         self.backend, self.memory, self.threads = backend, memory, threads
         self.rng, self.observe = rng, observe
-        self.lengths, self.states = lengths, states
+        self.lengths, self.states, self.goes_on = lengths, states, goes_on
         self._place: Hashable = None
         self._number = 0
         self._kept: set[int] = set()

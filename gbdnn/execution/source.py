@@ -28,6 +28,8 @@ class Source:
         Largest number of features before, between or after the layers.
     dtype : float32 or float64
         What the layers compute in.
+    time_factor : int
+        So many time steps of a sequence have one row of the result.
     lazy : bool
         `steps` makes layers on the way, so that fetching ahead pays.
     keeps : frozenset of float
@@ -38,6 +40,7 @@ class Source:
     edges: int
     widest: int
     dtype: np.dtype[Any]
+    time_factor: int = 1
     lazy: bool = False
     keeps: frozenset[float] = frozenset()
 

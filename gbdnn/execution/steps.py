@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,6 +41,11 @@ class Step:
     edges: int
     nbytes: int = 0
     keeps: frozenset[float] = frozenset()
+
+    @cached_property
+    def time_factor(self) -> int:
+        """So many time steps become one in it."""
+        return math.prod(layer.time_factor for layer in self.layers)
 
     @cached_property
     def _computed(self) -> tuple[tuple[Layer, Any], ...]:

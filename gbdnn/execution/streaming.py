@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +13,13 @@ from gbdnn.data.inputs import Inputs, SequenceInputs
 from gbdnn.errors import DtypeError, InputError, ShapeError
 from gbdnn.execution.run import Memory, Run
 from gbdnn.execution.source import Source
+from gbdnn.execution.steps import Step
 from gbdnn.execution.tiles import NARROW, lanes_of, padded
 from gbdnn.layers.base import Layer
 from gbdnn.types import Array
 from gbdnn.weights.csr import check_finite
 
-__all__ = ["State", "check_parts", "step"]
+__all__ = ["State", "check_parts", "finish", "step"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,28 +53,75 @@ def check_parts(layers: Any, name: str) -> None:
 def step(
     source: Source, inputs: Inputs, state: State | None, backend: Backend, threads: int
 ) -> tuple[Array, State]:
-    """Return the result of one time step, shape (count, out_features), and the state behind it."""
+    """Return the result of one time step, shape (count, out_features), and the state behind it.
+
+    While time steps are collected that become one the shape is (0, out_features).
+    """
     if isinstance(inputs, SequenceInputs):
         raise ShapeError("x", "one time step, shape (n_samples, n_features)", "sequences")
     steps, count = list(source.steps(backend)), inputs.count
     check_parts([layer for one in steps for layer in one.layers], "network")
-    forms = {(k, n): p for k, one in enumerate(steps) for n, p in enumerate(one.parameters)}
-    width = backend.width(source.widest, source.dtype)
-    if count < width:
-        width = max(padded(count), min(NARROW, width))
-    columns = padded(count, lanes_of(count, width))
+    columns = _columns(source, backend, count)
+    forms = _forms(steps)
     states = {} if state is None else _given(state, count, columns, forms, source.dtype)
-    run = Run(backend, Memory(source.dtype), threads, states=states)
+    run = Run(backend, Memory(source.dtype), threads, states=states, goes_on=True)
     with backend.pinned(threads):
         Y = run.empty(1, inputs.features, columns)
         inputs.load(slice(0, count), Y[:, :, :count])
         Y[:, :, count:] = 0
-        for k, one in enumerate(steps):
-            run.at(k % 2)
-            Y = one.forward(run, Y)
+        Y = _through(run, steps, Y)
     places = {id(p): place for place, p in forms.items()}
     values = {(*places[key], name): value[:, :count] for (key, name), value in states.items()}
-    return Y[0, :, :count].T.copy(), State(values, count)
+    return _rows(Y, count), State(values, count)
+
+
+def finish(source: Source, state: Any, backend: Backend, threads: int) -> Array:
+    """Return the result of time steps that are collected in a state, filled up with zeros.
+
+    Its shape is (count, out_features), or (0, out_features) if there are none.
+    """
+    steps = list(source.steps(backend))
+    if state is None:
+        return np.empty((0, steps[-1].out_features), source.dtype)
+    count = state.count if isinstance(state, State) else 0
+    columns = _columns(source, backend, count)
+    states = _given(state, count, columns, _forms(steps), source.dtype)
+    run = Run(backend, Memory(source.dtype), threads, states=states)
+    with backend.pinned(threads):
+        Y = _through(run, steps, run.empty(0, steps[0].in_features, columns))
+    return _rows(Y, count)
+
+
+def _through(run: Run, steps: Sequence[Step], Y: Array) -> Array:
+    """Take time steps, or none, through all layers."""
+    for k, one in enumerate(steps):
+        run.at(k % 2)
+        if len(Y) or one.time_factor > 1:  # which may have some of before
+            Y = one.forward(run, Y)
+        else:
+            Y = run.empty(0, one.out_features, Y.shape[2])
+    return Y
+
+
+def _rows(Y: Array, count: int) -> Array:
+    """Return at most one time step as rows, shape (count, features) or (0, features)."""
+    if not len(Y):
+        return np.empty((0, Y.shape[1]), Y.dtype)
+    rows: Array = Y[0, :, :count].T.copy()
+    return rows
+
+
+def _columns(source: Source, backend: Backend, count: int) -> int:
+    """Return how many columns are computed for `count` sequences."""
+    width = backend.width(source.widest, source.dtype)
+    if count < width:
+        width = max(padded(count), min(NARROW, width))
+    return padded(count, lanes_of(count, width))
+
+
+def _forms(steps: Sequence[Step]) -> dict[tuple[int, int], Any]:
+    """Return the parameters of each layer by the number of the step and that in it."""
+    return {(k, n): p for k, one in enumerate(steps) for n, p in enumerate(one.parameters)}
 
 
 def _given(

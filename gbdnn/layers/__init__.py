@@ -21,19 +21,21 @@ from gbdnn.layers.recurrent import (
     LastStep,
     MeanOverTime,
     ResetBeforeGRU,
+    TimeReduction,
 )
 
 __all__ = [
     "BGRU", "BLSTM", "GELU", "GRU", "LAYERS", "LOSSES", "LSTM", "Activation", "Dropout",
     "Embedding", "Identity", "LastStep", "Layer", "LeakyReLU", "Linear", "Loss", "MeanOverTime",
-    "ReLU", "ResetBeforeGRU", "Sigmoid", "Softmax", "Tanh", "activation", "activation_names",
+    "ReLU", "ResetBeforeGRU", "Sigmoid", "Softmax", "Tanh", "TimeReduction", "activation",
+    "activation_names",
 ]  # fmt: skip
 
 LAYERS: dict[str, type[Layer]] = {
     layer.kind: layer
     for layer in (
         BGRU, BLSTM, Dropout, Embedding, GELU, GRU, Identity, LSTM, LastStep, LeakyReLU,
-        Linear, MeanOverTime, ReLU, ResetBeforeGRU, Sigmoid, Softmax, Tanh,
+        Linear, MeanOverTime, ReLU, ResetBeforeGRU, Sigmoid, Softmax, Tanh, TimeReduction,
     )
 }  # fmt: skip
 

@@ -35,6 +35,7 @@ class Run(Protocol):
 
     rng: np.random.Generator | None  # None: nothing is random, as in prediction
     lengths: Array | None  # of sequences, shape (width,), 0 for padding; None: tiles are all of it
+    goes_on: bool  # sequences go on behind the tiles, whose states are handed on
 
     def empty(self, tiles: int, features: int, width: int) -> Array:
         """Return an uninitialised aligned array."""
@@ -164,6 +165,11 @@ class Layer:
     def out_features(self) -> int | None:
         """Features of the result; None: those of Y."""
         return None
+
+    @property
+    def time_factor(self) -> int:
+        """So many time steps become one: T of them ceil(T / time_factor)."""
+        return 1
 
     @property
     def clamp(self) -> Bounds | None:

@@ -48,7 +48,10 @@ def _check(layers: tuple[Layer, ...]) -> None:
     if not layers or layers[0].in_features is None:
         got = type(layers[0]).__name__ if layers else "nothing"
         raise InputError("layers", "a layer with weights as the first one, as a Linear is", got)
-    first, before = layers[0], features(layers[0])[1]
+    dtype = next((layer.dtype for layer in layers if layer.dtype is not None), None)
+    if dtype is None:
+        raise InputError("layers", "a layer with weights", ", ".join(x.kind for x in layers))
+    before = features(layers[0])[1]
     for k, layer in enumerate(layers[1:], 1):
         if layer.over_time and any(other.one_row for other in layers[:k]):
             expected = "nothing over time behind the layer that makes one row of each sequence"
@@ -62,9 +65,9 @@ def _check(layers: tuple[Layer, ...]) -> None:
                 f"{layer.in_features}",
                 "Weights have the shape (out_features, in_features); a transposed one does this.",
             )
-        if layer.dtype is not None and layer.dtype != first.dtype:
+        if layer.dtype is not None and layer.dtype != dtype:
             raise DtypeError(
-                f"layers[{k}]", f"{first.dtype} as before", f"{layer.dtype}",
+                f"layers[{k}]", f"{dtype} as before", f"{layer.dtype}",
                 "Give all layers the same dtype=.",
             )  # fmt: skip
         before = features(layer)[1]

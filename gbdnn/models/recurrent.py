@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from gbdnn.layers import (
     Layer,
     Linear,
     MeanOverTime,
+    TimeReduction,
     activation_names,
 )
 from gbdnn.layers import activation as named
@@ -28,10 +30,11 @@ from gbdnn.network import Network
 from gbdnn.topology import erdos_renyi
 from gbdnn.weights import CSR, Dense
 
-__all__ = ["OVER_TIME", "lstm", "recurrent"]
+__all__ = ["OVER_TIME", "lstm", "recurrent", "reduction"]
 
 Matrix = Callable[[int, int], Any]
 HEADS: dict[str, Callable[[], Layer]] = {"last": LastStep, "mean": MeanOverTime}
+REDUCE = TimeReduction.kind
 
 
 def _lstm(matrix: Matrix, into: int, cells: int, out: int | None = None, **dtype: Any) -> LSTM:
@@ -86,8 +89,9 @@ def recurrent(
     layers : str or sequence of str
         Such as "lstm 128, lstm 128", or with projections "lstm 512 128"; "blstm 64" has 64 cells
         in each direction, "gru 64" and "bgru 64" too; "linear 64", names of activations.
-        "embedding 32 1000" as the first one has 32 features for each of 1000 symbols. "last" and
-        "mean" make one row of each sequence.
+        "embedding 32 1000" as the first one has 32 features for each of 1000 symbols. "reduce 2"
+        puts two time steps into one (`gbdnn.TimeReduction`), so that the layers behind it, and the
+        results, are for half as many. "last" and "mean" make one row of each sequence.
     in_features, out_features : int
     density : float
         Above 0, at most 1: of all matrices but the embedding's and the last layer's.
@@ -121,6 +125,8 @@ def recurrent(
         name, *sizes = _parsed(text)
         if name == "embedding" and number == 0 and len(sizes) == 2 and into == 1:
             made.append(Embedding(Dense(rng.standard_normal(sizes)), **options))
+        elif name == REDUCE and len(sizes) == 1:
+            made.append(TimeReduction(into, sizes[0]))
         elif name in HEADS and not sizes:
             made.append(HEADS[name]())
         elif name in OVER_TIME and len(sizes) in _SIZES[name]:
@@ -128,7 +134,8 @@ def recurrent(
         elif name in activation_names() and not sizes:
             made.append(named(name))
         else:
-            expected = "such as 'lstm 128', 'lstm 512 128', 'gru 64', 'last', 'embedding 32 1000'"
+            expected = "such as 'lstm 128', 'lstm 512 128', 'gru 64', 'reduce 2', 'last', " \
+                       "'embedding 32 1000'"  # fmt: skip
             fix = "An embedding is the first layer, of one feature."
             raise InputError("layers", expected, repr(text), fix)
         into = made[-1].out_features or into
@@ -164,6 +171,18 @@ def lstm(sizes: Sequence[int], *, rows: str = "each", **settings: Any) -> Networ
     return recurrent([*cells, *end], sizes[0], sizes[-1], **settings)
 
 
+def reduction(layers: str | Iterable[str]) -> int:
+    """Return how many time steps have one result together behind layers as `recurrent` takes them.
+
+    Raises
+    ------
+    InputError, UnknownNameError
+    """
+    words = layers.split(",") if isinstance(layers, str) else layers
+    parsed = [_parsed(text) for text in words]
+    return math.prod(factor for name, *sizes in parsed if name == REDUCE for factor in sizes)
+
+
 def _parsed(text: str) -> tuple[str, *tuple[int, ...]]:
     """Return a name and the numbers behind it."""
     name, *numbers = str(text).split() or [""]
@@ -173,7 +192,7 @@ def _parsed(text: str) -> tuple[str, *tuple[int, ...]]:
 
 
 def _names() -> list[str]:
-    return sorted({*OVER_TIME, *HEADS, "embedding", *activation_names()})
+    return sorted({*OVER_TIME, *HEADS, "embedding", REDUCE, *activation_names()})
 
 
 def _uniform(pattern: CSR, rng: np.random.Generator) -> CSR:

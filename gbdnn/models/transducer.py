@@ -81,6 +81,9 @@ class Transducer(Decodable):
                 raise DtypeError(name, f"{self.encoder.dtype}, as encoder", str(chain.dtype))
             if chain.one_row:
                 raise InputError(name, "a result for each time step", "one for a sequence")
+            if name != "encoder" and chain.time_factor > 1:
+                fix = "Only the encoder may reduce time."
+                raise InputError(name, "a result for each label", "one for some of them", fix)
         size = self.output.in_features
         for name in ("encoder", "predictor"):
             if self.chains[name].out_features != size:
@@ -135,6 +138,11 @@ class Transducer(Decodable):
     def streams(self) -> bool:
         """Frames may come in parts: no layer of the encoder needs all of them."""
         return not any(layer.needs_all_steps for layer in self.encoder.layers)
+
+    @property
+    def time_factor(self) -> int:
+        """Frames of the input for each frame h of the encoder: T of them have ceil(T / it)."""
+        return self.encoder.time_factor
 
     @property
     def named_layers(self) -> dict[str, Layer]:
@@ -240,7 +248,7 @@ class Transducer(Decodable):
     # -- decoding: what `gbdnn.decoding.Transducer` asks for ---------------------------------------
 
     def encode(self, X: Sequence[Array], *, threads: int | None = None) -> list[Array]:
-        """Return h of each sequence of frames, shapes (time_i, size).
+        """Return h of each sequence of frames, shapes (ceil(time_i / time_factor), size).
 
         Parameters
         ----------
@@ -285,8 +293,9 @@ def transducer(
     Parameters
     ----------
     encoder : str
-        Layers such as "lstm 256, lstm 256" or "blstm 96, blstm 96", as `recurrent` takes them;
-        the projection to `size` is added.
+        Layers such as "lstm 256, lstm 256", "blstm 96, blstm 96" or, with half as many frames
+        for the second layer and the joint, "lstm 128, reduce 2, lstm 128", as `recurrent` takes
+        them; the projection to `size` is added.
     in_features : int
         Values in a frame.
     vocabulary : int

@@ -132,6 +132,7 @@ def _observed(
             for number, step in enumerate(steps):
                 run.at(number % 2)
                 Y = step.forward(run, Y)
+                state.valid = state.valid[:: step.time_factor]
     return {name: observing.found for name, observing in seen.items()}
 
 

@@ -120,8 +120,9 @@ def record(
     part : str
         Begins the weights' names.
     streaming : bool
-        Time steps come one by one: every product is called once a step. Otherwise the products
-        with inputs, which do not wait for each other, are one call for all of them.
+        Time steps come one by one: every product is called once a step, behind a `TimeReduction`
+        once for each of its groups. Otherwise the products with inputs, which do not wait for each
+        other, are one call for all of them.
     seconds : float
         Of audio in X.
 
@@ -140,7 +141,7 @@ def record(
         if given.ndim != 3 or not given.size or given.shape[2] != network.in_features:
             expected = f"shape (n_samples, time, {network.in_features}), none of them 0"
             raise ShapeError("X", expected, f"shape {np.shape(X)}")
-    steps = given.shape[1]
+    steps = left = given.shape[1]
     if streaming:
         check_parts(network.layers, "network")
         given = given[:, :1]
@@ -163,15 +164,18 @@ def record(
         Y[...] = given.transpose(1, 2, 0)
         for k, (prefix, layer, p) in enumerate(order):
             run.at(k % 2)
-            run.prefix = prefix
+            run.prefix, before = prefix, len(run.found)
             run.layer(layer, Y)
             if not p.applied:
                 Y = layer.forward(run, p, Y)
+            if streaming:
+                own = Workload(tuple(run.found[before:]))
+                run.found[before:] = own.repeated({1: left}).operations
+                left = -(-left // layer.time_factor)
     biases = (p for layer in layers for p in layer.parameters.values())
     others = sum(int(p.size) for p in biases if not isinstance(p, Weight))
     what = f"{part}: {len(given)} x {steps} time steps" + ", streaming" * streaming
-    work = Workload(tuple(run.found), seconds, others, what)
-    return work.repeated({1: steps}) if streaming else work
+    return Workload(tuple(run.found), seconds, others, what)
 
 
 class _Counted:

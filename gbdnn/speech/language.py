@@ -23,11 +23,14 @@ from gbdnn.training import EarlyStopping, Trainer
 from gbdnn.types import Array, FilePath
 from gbdnn.weights import CSR
 
-__all__ = ["NetworkLM", "TextLM", "load_lm", "ngram_lm", "recurrent_lm"]
+__all__ = [
+    "ENTRY", "FORMAT", "VERSION", "NetworkLM", "TextLM", "load_lm", "ngram_lm", "ngram_of",
+    "ngram_record", "recurrent_lm",
+]  # fmt: skip
 
 FORMAT, VERSION = "gbdnn.ngram", (1, 0)
 ENTRY = "language_model"  # in the metadata of a network's file
-FOREIGN = "gbdnn loads what TextLM.save or `gbdnn speech lm` wrote."
+FOREIGN = "Make one: gbdnn speech lm TEXT --out LM."
 BLANK = 0
 
 
@@ -51,8 +54,9 @@ class NetworkLM:
 
     def __post_init__(self) -> None:
         check_network("network", self.network)
-        if self.network.in_features != 1 or self.network.one_row:
-            got = f"{self.network.in_features} features"
+        wrong = self.network.one_row or self.network.time_factor > 1
+        if self.network.in_features != 1 or wrong:
+            got = "no score for each of them" if wrong else f"{self.network.in_features} features"
             raise InputError("network", "one that takes numbers of labels, one a step", got)
 
     @property
@@ -146,15 +150,8 @@ class TextLM:
         if isinstance(self.model, NetworkLM):
             self.model.network.save(path, extra={ENTRY: said})
             return
-        model, rows = self.model, self.model.rows
-        numbers = {"order": model.order, "start": model.start, "blank": model.blank}
-        version = f"{VERSION[0]}.{VERSION[1]}"
-        tensors = {
-            "indptr": rows.indptr, "indices": rows.indices, "values": rows.full_values,
-            "targets": model.targets, "backoffs": model.backoffs, "lower": model.lower,
-        }  # fmt: skip
-        small = {k: v.astype(np.int32) if v.dtype.kind == "i" else v for k, v in tensors.items()}
-        write_tensors(path, small, {"format": FORMAT, "version": version, **numbers, ENTRY: said})
+        tensors, record = ngram_record(self.model)
+        write_tensors(path, tensors, record | {ENTRY: said})
 
 
 def load_lm(path: FilePath) -> TextLM:
@@ -169,12 +166,14 @@ def load_lm(path: FilePath) -> TextLM:
     characters = said.get("characters") if isinstance(said, dict) else None
     if not isinstance(characters, str):
         got = f"the format {str(metadata.get('format'))[:40]!r} without {ENTRY!r}"
+        if isinstance(said, dict) and "words" in said:
+            got = "one of words, which hybrid recognisers take"
         raise FileFormatError(str(path), "a language model", got, FOREIGN)
     try:
         vocabulary = Vocabulary(characters)
         if metadata.get("format") == FORMAT:
             check_version(path, metadata.get("version"), VERSION, "an n-gram model")
-            return TextLM(vocabulary, _ngram(tensors, metadata, vocabulary.size))
+            return TextLM(vocabulary, ngram_of(tensors, metadata, vocabulary.size))
         layers, metadata = from_tensors(path, tensors, metadata)
         return TextLM(vocabulary, NetworkLM(Network(layers, metadata=metadata)))
     except (InputError, DtypeError) as error:
@@ -276,8 +275,25 @@ def _log_softmax(scores: Array) -> Array:
     return found
 
 
-def _ngram(tensors: dict[str, Array], metadata: dict[str, Any], size: int) -> NGram:
-    """Return an n-gram model once nothing in it points to where there is nothing."""
+def ngram_record(model: NGram) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Return tensors and metadata of an n-gram model's file."""
+    rows = model.rows
+    numbers = {"order": model.order, "start": model.start, "blank": model.blank}
+    tensors = {
+        "indptr": rows.indptr, "indices": rows.indices, "values": rows.full_values,
+        "targets": model.targets, "backoffs": model.backoffs, "lower": model.lower,
+    }  # fmt: skip
+    small = {k: v.astype(np.int32) if v.dtype.kind == "i" else v for k, v in tensors.items()}
+    return small, {"format": FORMAT, "version": f"{VERSION[0]}.{VERSION[1]}", **numbers}
+
+
+def ngram_of(tensors: dict[str, Array], metadata: dict[str, Any], size: int) -> NGram:
+    """Return an n-gram model once nothing in it points to where there is nothing.
+
+    Raises
+    ------
+    InputError, DtypeError
+    """
     names = ("indptr", "indices", "values", "targets", "backoffs", "lower")
     kinds = {"values": "f", "backoffs": "f"}
     for name in names:

@@ -89,6 +89,11 @@ class Recogniser:
             got = f"{self.vocabulary.size - 1} and the blank {self.model.blank}"
             raise InputError("vocabulary", expected, got)
 
+    @property
+    def seconds_per_frame(self) -> float:
+        """Time from a frame of the encoder to the next."""
+        return self.front.seconds_per_frame * self.model.time_factor
+
     # -- files -------------------------------------------------------------------------------------
 
     def as_transducer(self) -> Transducer:
@@ -113,10 +118,16 @@ class Recogniser:
         ------
         DataUnavailableError, FileFormatError
         """
-        model = load(path)
+        return cls.of(path, load(path))
+
+    @classmethod
+    def of(cls, path: FilePath, model: Any) -> Recogniser:
+        """Return the recogniser that a model file's content is; see `load`."""
         said = getattr(model, "metadata", {})
         if not isinstance(model, Transducer) or not {FRONT, CHARACTERS} <= said.keys():
             fix = "Train one: gbdnn speech train."
+            if "hybrid" in said:
+                fix = "This one is a hybrid: --kind hybrid, gbdnn.speech.hybrid.load_hybrid."
             raise FileFormatError(str(path), "a recogniser", f"another model, {model!r:.80}", fix)
         try:
             return cls(model, FrontEnd.from_dict(said[FRONT]), Vocabulary(said[CHARACTERS]))
@@ -131,10 +142,14 @@ class Recogniser:
     ) -> Decoder:
         """Return a search; with a beam of 1 the greedy one.
 
-        A text has at most as many characters as there are frames, which "alsd" assumes.
+        A text has at most as many characters as there are frames of the front end, which "alsd"
+        assumes.
         """
         search = "greedy" if beam == 1 and search == "alsd" and fusion is None else search
-        return Decoder(self.model, search, beam, fusion=fusion or Fusion())
+        fusion = fusion or Fusion()
+        return Decoder(
+            self.model, search, beam, fusion=fusion, most_per_frame=self.model.time_factor
+        )
 
     def transcribe(
         self, samples: Any, decoder: Decoder | None = None, *, threads: int | None = 1
@@ -172,7 +187,7 @@ class Recogniser:
     def transcript(self, found: Hypothesis) -> Transcript:
         """Return labels as text and words."""
         text = self.vocabulary.decode(found.labels)
-        step, words, start = self.front.seconds_per_frame, [], 0
+        step, words, start = self.seconds_per_frame, [], 0
         for stop in range(len(text) + 1):
             if stop < len(text) and text[stop] != " ":
                 continue
@@ -208,6 +223,10 @@ class RecogniserSession:
     def finish(self) -> Transcript:
         """Return the result."""
         self._go_on(self._front.finish())
+        rest = self.recogniser.model.encoder.finish(self._state, threads=1)
+        if len(rest):
+            self._search.accept(rest)
+        self._state = None
         return self.recogniser.transcript(self._search.finish()[0])
 
     def _go_on(self, frames: Sequence[Array] | Array) -> None:

@@ -74,7 +74,7 @@ class Chain(Source):
         self.depth, self.edges, self.widest = network.depth, network.edges, network.widest
         inner = network.layers[: len(network.layers) - without]
         self.over_time = any(layer.over_time for layer in inner)
-        self.one_row = network.one_row
+        self.one_row, self.time_factor = network.one_row, network.time_factor
         self.parameters: dict[str, Parameter] = {}
         self._quantization = quantization or Calibration({})
         self.rounds = Pass()
@@ -221,12 +221,13 @@ class Chain(Source):
         place : hashable
             Where results lie until the next pass to the same place.
         """
-        self.rounds.valid = valid
         tapes: Tapes = []
         for k, step in enumerate(self._steps):
+            self.rounds.valid = valid
             run.at((place, k))
             tapes.append([[] for _ in step.layers])
             Y = step.forward(run, Y, tapes[-1])
+            valid = None if valid is None else valid[:: step.time_factor]
         return Y, tapes
 
     def backward(self, run: Run, dY: Array, tapes: Tapes) -> Array:

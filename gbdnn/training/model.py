@@ -21,6 +21,7 @@ import numpy as np
 from gbdnn.backends.base import Backend
 from gbdnn.data.batches import Batch
 from gbdnn.data.inputs import Inputs
+from gbdnn.errors import InputError
 from gbdnn.execution import executor
 from gbdnn.execution.run import Observer, Run
 from gbdnn.execution.source import ArraySink
@@ -105,6 +106,9 @@ class Model(Chain):
     ) -> None:
         if truncate is not None:
             check_parts(network.layers, "truncate")
+            if truncate % network.time_factor:
+                expected = f"a multiple of {network.time_factor}, of which time steps become one"
+                raise InputError("truncate", expected, f"{truncate}")
         last = network.layers[-1]
         self.head: Layer | None = last if last.kind == loss.absorbs else None
         self.truncate, self.loss = truncate, loss
@@ -151,7 +155,10 @@ class Model(Chain):
 
     def _through(self, run: Run, batch: Batch, Y: Array, rows: Array) -> float:
         """Return the loss of tiles and compute their gradients."""
-        Y, tapes = self.forward(run, Y, rows >= 0)
+        valid = rows >= 0
+        if run.lengths is not None:
+            valid = np.arange(len(Y))[:, None] < run.lengths
+        Y, tapes = self.forward(run, Y, valid)
         run.at("loss")
         dY, value = run.over(Y), 0.0
         for tile, numbers in zip(dY, rows, strict=True):
@@ -165,11 +172,12 @@ class Model(Chain):
 
         States go from each part to the next, gradients do not (Williams and Peng 1990).
         """
-        run.states, run.lengths, value = {}, None, 0.0
+        run.states, lengths, factor, value = {}, run.lengths, self.time_factor, 0.0
         sums = [np.zeros_like(parameter.grad) for parameter in self.parameters.values()]
         for start in range(0, len(Y), size):
-            part = slice(start, start + size)
-            value += self._through(run, batch, Y[part], rows[part])
+            part, results = Y[start : start + size], rows[start // factor :][: size // factor]
+            run.lengths = None if lengths is None else (lengths - start).clip(0, len(part))
+            value += self._through(run, batch, part, results)
             for total, parameter in zip(sums, self.parameters.values(), strict=True):
                 total += parameter.grad
         for total, parameter in zip(sums, self.parameters.values(), strict=True):

@@ -166,8 +166,7 @@ class TransducerModel(Decodable):
                 P, _ = self._predicted(runs["predictor"], part.labels)
                 costs = self.joint_part.costs(runs["joint"], E, P, self._lattices(part))
             total += float(costs.values.sum())
-            ends = np.cumsum([len(frames) for frames in part.frames])[:-1]
-            found = greedy(self, np.split(E.T.copy(), ends), blank=self.blank)
+            found = greedy(self, self._apart(E, part.frames), blank=self.blank)
             for said, heard in zip(part.labels, found, strict=True):
                 wrong += edit_distance(said.tolist(), heard)
         labels = max(sum(map(len, batch.labels)), 1)
@@ -187,12 +186,21 @@ class TransducerModel(Decodable):
         }
 
     def _lattices(self, batch: Utterances) -> Lattices:
-        frames = np.array([len(part) for part in batch.frames])
+        frames = np.array([self._encoded_frames(part) for part in batch.frames])
         return Lattices.of(frames, batch.labels, self.blank, self.joint_part.width)
 
     def _encoded(self, run: Run, frames: list[Array]) -> tuple[Array, Tapes]:
         """Return h of all frames, one sample after the other, shape (size, frames)."""
         return self._sequences(self.encoder, run, frames)
+
+    def _encoded_frames(self, frames: Array) -> int:
+        """Return how many frames the encoder makes of frames."""
+        return -(-len(frames) // self.origin.time_factor)
+
+    def _apart(self, E: Array, batch: Sequence[Array]) -> list[Array]:
+        """Return h of all frames of a batch as one array (frames, size) for each sample."""
+        ends = np.cumsum([self._encoded_frames(frames) for frames in batch])
+        return np.split(E.T.copy(), ends[:-1])
 
     def _predicted(self, run: Run, labels: list[Array]) -> tuple[Array, Tapes]:
         """Return g of all prefixes, one sample after the other, shape (size, prefixes)."""
@@ -209,6 +217,7 @@ class TransducerModel(Decodable):
             X[: len(part), :, column] = part
         run.lengths = np.append(lengths, np.zeros(width - len(given), np.int64))
         Y, tapes = chain.forward(run, X, np.arange(len(X))[:, None] < run.lengths)
+        lengths = -(-lengths // chain.time_factor)
         out = np.empty((Y.shape[1], int(lengths.sum())), Y.dtype)
         for column, (start, stop) in enumerate(_ranges(lengths)):
             out[:, start:stop] = Y[: stop - start, :, column].T
@@ -232,10 +241,10 @@ class TransducerModel(Decodable):
         return self._bias.value
 
     def encode(self, X: Sequence[Array]) -> list[Array]:
-        """Return h of each sequence of frames, shapes (time_i, size)."""
+        """Return h of each sequence of frames; see `Transducer.encode`."""
         with self.backend.pinned(self.threads):
             E, _ = self._encoded(self._runs()["encoder"], list(X))
-        return np.split(E.T.copy(), np.cumsum([len(frames) for frames in X])[:-1])
+        return self._apart(E, X)
 
     def _step(self, x: Array, state: streaming.State | None) -> tuple[Array, streaming.State]:
         inputs = as_inputs(x, 1, self.dtype)

@@ -8,7 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from gbdnn import BLSTM, GRU, LSTM, Embedding, LastStep, Linear, MeanOverTime, Network, quantize
+from gbdnn import (
+    BLSTM,
+    GRU,
+    LSTM,
+    Embedding,
+    LastStep,
+    Linear,
+    MeanOverTime,
+    Network,
+    TimeReduction,
+    quantize,
+)
 from gbdnn.backends import get_backend
 from gbdnn.errors import (
     DtypeError,
@@ -39,6 +50,9 @@ CELLS = {
     "blstm": lambda: BLSTM(*(LSTM(sparse(32, 4), sparse(32, 8)) for _ in range(2))),
 }
 NETWORKS = {name: Network([make()]) for name, make in CELLS.items()}
+NETWORKS["reduce"] = Network(
+    [CELLS["lstm"](), TimeReduction(8, 4), LSTM(sparse(32, 32), sparse(32, 8))]
+)
 X = rng.standard_normal((3, 6, 4)).astype(F4)
 NETWORKS |= {
     "int8": quantize(NETWORKS["lstm"], "int8", X),
@@ -71,9 +85,10 @@ def behind_the_end() -> None:
     for name in NETWORKS:
         out = predicted(name, marked(NAN, 1), [6, 5, 2])
         alone = predicted(name, X[1:2, :5])
-        np.testing.assert_allclose(out[1, :5], alone[0], atol=1e-6)
-        assert not out[1, 5:].any()
-        assert not out[2, 2:].any()
+        own, last = (-(-n // NETWORKS[name].time_factor) for n in (5, 2))
+        np.testing.assert_allclose(out[1, :own], alone[0], atol=1e-6)
+        assert not out[1, own:].any()
+        assert not out[2, last:].any()
 
 
 sequences: dict[str, tuple[Any, Any, Any]] = {
@@ -187,6 +202,14 @@ CASES |= {
     "parameters of nothing": (lambda: LSTM.of({}, {}), InputError),
     "parameters with a stranger": (
         lambda: BLSTM.of({"weight": ones(32, 4)}, {}), InputError),
+    "time reduced by 0": (lambda: TimeReduction(8, 0), InputError),
+    "time reduced by 10**9": (lambda: TimeReduction(8, 10**9), InputError),
+    "time reduced by NaN": (lambda: TimeReduction(8, NAN), InputError),
+    "time reduced by a text": (lambda: TimeReduction(8, "2"), InputError),
+    "time reduced of -1 features": (lambda: TimeReduction(-1, 2), InputError),
+    "time reduced of other features": (
+        lambda: Network([CELLS["lstm"](), TimeReduction(9, 2)]), ShapeError),
+    "time reduced alone": (lambda: Network([TimeReduction(8, 2)]), InputError),
     "heads alone": (lambda: Network([LastStep()]), InputError),
     "a layer behind a head": (
         lambda: Network([CELLS["lstm"](), LastStep(), LSTM(sparse(32, 8), sparse(32, 8))]),
@@ -202,8 +225,9 @@ def long(name: str) -> None:
     """What comes first does not depend on what follows."""
     x = np.tile(X[0], (LONG // 6 + 1, 1))[None, :LONG]
     out = NETWORKS[name].predict(x)
-    assert out.shape == (1, LONG, NETWORKS[name].out_features)
-    np.testing.assert_array_equal(out[:, :777], NETWORKS[name].predict(x[:, :777]))
+    assert out.shape == (1, LONG // NETWORKS[name].time_factor, NETWORKS[name].out_features)
+    before = NETWORKS[name].predict(x[:, :776])
+    np.testing.assert_array_equal(out[:, : before.shape[1]], before)
     assert np.isfinite(out).all()
 
 
@@ -214,7 +238,7 @@ def too_long(head: Any) -> None:
     net.predict(np.broadcast_to(X[:1, :1], (2, LONG, 4)))
 
 
-for name in ("lstm", "gru", "int8"):
+for name in ("lstm", "gru", "int8", "reduce"):
     CASES[f"{name}: a million time steps"] = (lambda n=name: long(n), None)
 CASES |= {
     "last of a million steps, too many cells": (lambda: too_long(LastStep()), MemoryBudgetError),

@@ -17,6 +17,7 @@ from gbdnn import (
     MeanOverTime,
     Network,
     ResetBeforeGRU,
+    TimeReduction,
 )
 from gbdnn.data.batches import Batch
 from gbdnn.data.samples import samples
@@ -73,6 +74,15 @@ def network(kind, rng, dtype=np.float64):
     elif kind == "gru_reset_before":
         layers = [reset_before(rng, **options), reset_before(rng, 5, **options),
                   linear(rng, 5, **options)]  # fmt: skip
+    elif kind == "reduce":
+        layers = [lstm(rng, **options), TimeReduction(5, 2), lstm(rng, 10, **options),
+                  TimeReduction(5, 3), linear(rng, 15, **options)]  # fmt: skip
+    elif kind == "reduce blstm":
+        layers = [TimeReduction(4, 2), blstm(rng, 8, **options), TimeReduction(8, 2),
+                  blstm(rng, 16, **options), linear(rng, 8, **options)]  # fmt: skip
+    elif kind == "reduce last":
+        layers = [lstm(rng, **options), TimeReduction(5, 2), LastStep(),
+                  linear(rng, 10, **options)]  # fmt: skip
     elif kind == "last":
         layers = [lstm(rng, **options), LastStep(), linear(rng, 5, **options)]
     elif kind == "mean":
@@ -83,7 +93,8 @@ def network(kind, rng, dtype=np.float64):
     return Network(layers)
 
 
-KINDS = ["lstm", "lstmp", "blstm", "gru", "bgru", "gru_reset_before", "last", "mean", "embedding"]
+KINDS = ["lstm", "lstmp", "blstm", "gru", "bgru", "gru_reset_before", "last", "mean", "embedding",
+         "reduce", "reduce blstm", "reduce last"]  # fmt: skip
 STREAMS = ["lstm", "lstmp", "gru", "gru_reset_before", "embedding"]
 
 
@@ -95,7 +106,12 @@ def sequences(rng, net, lengths, dtype=np.float64):
         X = [rng.standard_normal((n, net.in_features)).astype(dtype) for n in lengths]
     if net.one_row:
         return X, rng.random((len(X), net.out_features))
-    return X, [rng.random((n, net.out_features)) for n in lengths]
+    return X, [rng.random((rows(net, n), net.out_features)) for n in lengths]
+
+
+def rows(net, length):
+    """Return how many results a sequence has."""
+    return 1 if net.one_row else -(-length // net.time_factor)
 
 
 def gradients(net, X, y, backend="dense", **settings):

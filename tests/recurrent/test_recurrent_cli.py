@@ -113,6 +113,24 @@ def test_values_of_sequences(files):
     assert report("evaluate", model, files / "values.npz")["mean_squared_error"] < 0.1
 
 
+def test_time_reduction(files):
+    """A label for each two time steps, or one for each sequence."""
+    source, model = files / "each.npz", files / "model"
+    arrays = dict(np.load(source))
+    halves = arrays["y"][:, :4]
+    np.savez(files / "half.npz", **(arrays | {"y": halves}))
+    layers = ["--layers", "lstm 12, reduce 2, lstm 12"]
+    done = report("train", files / "half.npz", *layers, "--out", model, *FAST)
+    assert done["validation_score"] > 0.9
+    found = report("predict", model, files / "half.npz")
+    assert found["samples"] == int(-(-arrays["lengths"] // 2).sum())
+    assert found["accuracy"] > 0.9
+    report("train", files / "one.npz", *layers, "--out", model, *FAST)
+    assert report("evaluate", model, files / "one.npz")["accuracy"] > 0.9
+    refused = CliRunner().invoke(cli, ["train", str(source), *layers, "--out", str(files / "no")])
+    assert "(300, 4), a label for each 2 time steps" in str(refused.exception)
+
+
 def test_digits_row_by_row_and_truncated(files):
     done = report("train", "--layers", "lstm 24", "--out", files / "m", "--epochs", 12,
                   "--learning-rate", 0.03)  # fmt: skip
@@ -136,6 +154,8 @@ def test_symbols(tmp_path, rng):
     (["--layers", "lstm 8", "--hidden", "8"], "cannot be used with --layers"),
     (["--truncate", "3"], "needs --layers"),
     (["--layers", "lstm"], "such as 'lstm 128'"),
+    (["--layers", "lstm 8, reduce"], "such as 'lstm 128'"),
+    (["--layers", "lstm 8, reduce 1"], "factor"),
     (["--layers", "lstm x"], "whole numbers"),
     (["--layers", "lstx 8"], "lstm"),
     (["--layers", "lstm 8, last, lstm 8"], "nothing over time"),

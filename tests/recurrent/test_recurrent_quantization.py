@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from recurrent_builders import KINDS, gru, linear, lstm, network
+from recurrent_builders import KINDS, gru, linear, lstm, network, rows
 
 from gbdnn import Network, Trainer, quantize
 from gbdnn.data.inputs import as_inputs
@@ -23,11 +23,11 @@ def sequences(kind, net, rng, count=24):
         (rng.integers(0, 6, (n, 1)) if kind == "embedding" else rng.standard_normal((n, 4)))
         for n in lengths
     ]
-    y = rng.integers(0, 3, count) if net.one_row else [rng.integers(0, 3, n) for n in lengths]
-    return [x.astype(F4) for x in X], y
+    y = [rng.integers(0, 3, rows(net, n)) for n in lengths]
+    return [x.astype(F4) for x in X], np.concatenate(y) if net.one_row else y
 
 
-def rows(out):
+def joined(out):
     return np.concatenate(out) if isinstance(out, list) else out
 
 
@@ -38,10 +38,11 @@ def test_the_frozen_network_computes_what_was_trained(kind, plan, rng):
     X, y = sequences(kind, net, rng)
     trainer = Trainer(quantization=plan, epochs=2, batch_size=8, learning_rate=3e-3, threads=1)
     result = trainer.fit(net, X, y)
-    inputs = as_inputs(X, net.in_features, np.dtype(F4), one_row=net.one_row)
+    inputs = as_inputs(X, net.in_features, np.dtype(F4), one_row=net.one_row,
+                       time_factor=net.time_factor)  # fmt: skip
     trained = result.training.model.outputs(inputs)
     for backend in ("fused", "dense", "graphblas"):
-        found = rows(result.network.predict(X, backend=backend))
+        found = joined(result.network.predict(X, backend=backend))
         assert np.abs(found - trained).max() <= 1e-6 * np.abs(trained).max()
     rules = as_plan(plan, net.named_layers).assigned(net.named_layers)
     for name, weight in result.network.weights.items():

@@ -17,7 +17,7 @@ from gbdnn.files.tensors import read_tensors, write_tensors
 from gbdnn.models import Transducer, transducer
 from gbdnn.quantization.transducer import quantize_transducer
 
-ENCODERS = ["lstm 6, lstm 5", "blstm 4", "gru 5"]
+ENCODERS = ["lstm 6, lstm 5", "blstm 4", "gru 5", "lstm 5, reduce 2"]
 
 
 def log_softmax(z):

@@ -18,7 +18,7 @@ from gbdnn.training import Trainer, joint
 from gbdnn.training.stopping import EarlyStopping
 from gbdnn.training.transducer import TransducerModel, fit_transducer
 
-ENCODERS = ["lstm 6, lstm 5", "blstm 4, blstm 3"]
+ENCODERS = ["lstm 6, lstm 5", "blstm 4, blstm 3", "blstm 4, reduce 2, lstm 5"]
 
 
 def trainer(**settings):

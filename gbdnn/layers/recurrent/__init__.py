@@ -7,8 +7,10 @@ from gbdnn.layers.recurrent.embedding import Embedding
 from gbdnn.layers.recurrent.gru import GRU
 from gbdnn.layers.recurrent.heads import LastStep, MeanOverTime
 from gbdnn.layers.recurrent.lstm import LSTM
+from gbdnn.layers.recurrent.reduction import TimeReduction
 from gbdnn.layers.recurrent.reset_before import ResetBeforeGRU
 
 __all__ = [
     "BGRU", "BLSTM", "GRU", "LSTM", "Embedding", "LastStep", "MeanOverTime", "ResetBeforeGRU",
+    "TimeReduction",
 ]  # fmt: skip
