@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -45,11 +45,14 @@ class Data:
     texts : list of str
     bad : list of BadUtterance
         What was passed over, and why.
+    names : list of str
+        Audio, file and line of each, for messages.
     """
 
     frames: list[Array]
     texts: list[str]
     bad: list[BadUtterance]
+    names: list[str] = field(default_factory=list)
 
     @property
     def count(self) -> int:
@@ -97,7 +100,8 @@ def read_data(
         reason = str(bad[0]) if bad else "none at all"
         raise InputError("manifest", "an utterance that can be used", reason)
     texts = [example.utterance.text for example in found]
-    return Data([example.frames for example in found], texts, bad)
+    names = [example.utterance.name for example in found]
+    return Data([example.frames for example in found], texts, bad, names)
 
 
 def new_recogniser(

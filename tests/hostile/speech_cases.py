@@ -22,6 +22,7 @@ from gbdnn.errors import (
     ShapeError,
 )
 from gbdnn.files.tensors import read_tensors, write_tensors
+from gbdnn.models import recurrent
 from gbdnn.speech.data import (
     BadUtterance,
     ClippedAudioWarning,
@@ -36,6 +37,8 @@ from gbdnn.speech.data import (
     reverberate,
     write_audio,
 )
+from gbdnn.speech.files import load_recogniser
+from gbdnn.speech.hybrid import Hybrid, Lexicon, load_word_lm, word_lm
 from gbdnn.speech.language import load_lm, ngram_lm
 
 CASES: dict[str, tuple[Callable[[], Any], type[Exception] | None]] = {}
@@ -326,6 +329,71 @@ for name, change, why in (
     wrong = None if why == "as it should be" else FileFormatError
     case(f"n-gram: {name}, {why}", wrong)(
         lambda folder, name=name, change=change: changed_ngram(folder, name, change)  # type: ignore[misc]
+    )
+
+
+# -- hybrid recognisers and their language models --------------------------------------------------
+
+
+def changed_words(folder: Path, change: Callable[[Any, Any], Any]) -> None:
+    """Write an n-gram of words with something changed, digests right, load it, and use it."""
+    lexicon = Lexicon.spelled(["ab", "ba", "cab"])
+    word_lm(["ab ba", "cab ab"], lexicon).save(folder / "a.lm")
+    tensors, metadata = read_tensors(folder / "a.lm")
+    change(tensors, metadata)
+    write_tensors(folder / "b.lm", tensors, metadata)
+    load_word_lm(folder / "b.lm").for_lexicon(lexicon).log_probability([1, 2])
+
+
+ENTRY = "language_model"
+for title, change_words, expected in (
+    ("as it should be", lambda t, m: None, None),
+    ("words of another lexicon", lambda t, m: m[ENTRY].update(words=["x", "y", "z"]), InputError),
+    ("words twice", lambda t, m: m[ENTRY].update(words=["ab", "ab", "cab"]), FileFormatError),
+    ("numbers as words", lambda t, m: m[ENTRY].update(words=[1, 2, 3]), FileFormatError),
+    ("a text as words", lambda t, m: m[ENTRY].update(words="abc"), FileFormatError),
+    ("too few words", lambda t, m: m[ENTRY].update(words=["ab"]), FileFormatError),
+    ("characters instead", lambda t, m: m.update({ENTRY: {"characters": "abc"}}), FileFormatError),
+    ("order 3", lambda t, m: m.update(order=3), FileFormatError),
+    ("targets beyond the rows", lambda t, m: t["targets"].__setitem__(2, 10**6), FileFormatError),
+    ("NaN", lambda t, m: t["values"].__setitem__(0, np.nan), FileFormatError),
+    ("another format", lambda t, m: m.update(format="gbdnn.model"), FileFormatError),
+):
+    case(f"n-gram of words: {title}", expected)(
+        lambda folder, change=change_words: changed_words(folder, change)  # type: ignore[misc]
+    )
+
+
+def changed_hybrid(folder: Path, change: Callable[[Any], Any]) -> None:
+    """Write a hybrid recogniser with its record changed, and load it as any recogniser."""
+    front, lexicon = FrontEnd(bins=8, stack=1, skip=1), Lexicon.spelled(["ab", "ba"], states=1)
+    network = recurrent("lstm 3, reduce 2", 8, lexicon.count)
+    Hybrid(network, lexicon, np.full(lexicon.count, -2.0), front).save(folder / "a")
+    tensors, metadata = read_tensors(folder / "a")
+    change(metadata)
+    write_tensors(folder / "b", tensors, metadata)
+    assert isinstance(load_recogniser(folder / "b"), Hybrid)
+
+
+for title, change_hybrid, expected in (
+    ("as it should be", lambda m: None, None),
+    ("nothing said", lambda m: m.update(hybrid=None), FileFormatError),
+    ("a list", lambda m: m.update(hybrid=[1]), FileFormatError),
+    ("more words", lambda m: m["hybrid"]["lexicon"]["entries"].append(["c", ["c"]]),
+     FileFormatError),
+    ("10**9 states", lambda m: m["hybrid"]["lexicon"].update(states=10**9), FileFormatError),
+    ("priors above 1", lambda m: m["hybrid"].update(log_priors=[1.0] * 5), FileFormatError),
+    ("too few priors", lambda m: m["hybrid"].update(log_priors=[-1.0]), FileFormatError),
+    ("frames of more values", lambda m: m["hybrid"]["front"].update(stack=7), FileFormatError),
+    ("a front end at 1 Hz", lambda m: m["hybrid"]["front"].update(rate=1), FileFormatError),
+    ("time reduced by 10**9", lambda m: m["layers"][1].update(factor=10**9),
+     FileFormatError),
+    ("time reduced by 3", lambda m: m["layers"][1].update(factor=3), FileFormatError),
+    ("time reduced by a text", lambda m: m["layers"][1].update(factor="2"),
+     FileFormatError),
+):  # fmt: skip
+    case(f"hybrid: {title}", expected)(
+        lambda folder, change=change_hybrid: changed_hybrid(folder, change)  # type: ignore[misc]
     )
 
 

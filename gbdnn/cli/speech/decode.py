@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +18,9 @@ from gbdnn.errors import DataUnavailableError, InputError
 
 if TYPE_CHECKING:
     from gbdnn.decoding import Decoder, Fusion
-    from gbdnn.speech.data import Utterance
+    from gbdnn.speech.data import FrontEnd, Utterance
     from gbdnn.speech.decoding import Heard
-    from gbdnn.speech.recogniser import Recogniser
+    from gbdnn.speech.recogniser import Recogniser, RecogniserSession
     from gbdnn.speech.tuning import Trial
 
 __all__ = ["decode"]
@@ -34,17 +36,20 @@ STDIN = "-"
               help="Hypotheses that are kept; 1 is greedy.")  # fmt: skip
 @click.option("--search", default="alsd", show_default=True,
               type=click.Choice(["alsd", "greedy", "tsd"]))  # fmt: skip
-@click.option("--lm", type=FILE, help="Language model beside the recogniser, of gbdnn speech lm.")
+@click.option("--lm", type=FILE, help="Language model beside the recogniser, of gbdnn speech lm; "
+              "of a hybrid one made with --recogniser.")  # fmt: skip
 @click.option("--source-lm", type=FILE, help="One of the training's transcripts, whose share is "
               "taken out.")  # fmt: skip
 @click.option("--fusion", "kind", type=click.Choice(["shallow", "density-ratio", "ilme", "lodr"]),
               help="Default: density-ratio with --source-lm, else shallow.")  # fmt: skip
-@click.option("--lm-weight", type=Number(0), default=0.3, show_default=True)
+@click.option("--lm-weight", type=Number(0), help="Default .3, of a hybrid recogniser 1.")
 @click.option("--source-weight", type=Number(0), default=0.2, show_default=True)
 @click.option("--bonus", type=Number(), default=0.0, show_default=True,
-              help="Of each character, in nats.")  # fmt: skip
-@click.option("--tune", type=FILE, help="Manifest of development data: the three numbers above "
-              "are chosen with it.")  # fmt: skip
+              help="Of each character, of a hybrid recogniser of each word, in nats.")  # fmt: skip
+@click.option("--prior-scale", type=Number(0), default=1.0, show_default=True,
+              help="Of a hybrid recogniser: weight of its states' priors.")  # fmt: skip
+@click.option("--tune", type=FILE, help="Manifest of development data: weights and bonus are "
+              "chosen with it.")  # fmt: skip
 @click.option("--tune-utterances", type=click.IntRange(1), default=100, show_default=True,
               help="So many of it.")  # fmt: skip
 @click.option("--stream", is_flag=True, help="Take the audio in parts of an eighth of a second; "
@@ -66,32 +71,70 @@ def decode(
     the manifest the errors are counted too. Both go to standard error.
     """
     from gbdnn.speech.data.loading import BadUtterance
-    from gbdnn.speech.decoding import load_samples, recognise
-    from gbdnn.speech.recogniser import Recogniser
+    from gbdnn.speech.decoding import load_samples
 
-    recogniser = Recogniser.load(model)
-    decoder = _decoder(recogniser, given)
-    if stream:
-        recogniser.session(decoder)  # refuses what cannot stream, before audio is read
+    chosen = _chosen(model, given, stream, threads)
     if inputs == (STDIN,):
-        _decode_stdin(recogniser, decoder, stream, as_json)
+        _decode_stdin(chosen, as_json)
         return
     said, heard = [], []
     for utterance in _utterances(inputs):
         try:
-            samples = load_samples(utterance, recogniser.front)
+            samples = load_samples(utterance, chosen.front)
         except BadUtterance as error:
             if not skip_bad:
                 raise
             click.echo(f"passed over: {error}", err=True)
             continue
-        found = recognise(recogniser, decoder, samples, stream=stream,
-                          partial=_shower(stream), threads=threads)  # fmt: skip
+        found = chosen.recognise(samples)
         said.append(utterance.text)
         heard.append(found)
         _echo(str(utterance.audio), found, as_json, several=len(inputs) > 1 or bool(said[:-1])
               or utterance.origin != "")  # fmt: skip
     _tell(said, heard)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What a recogniser of either kind does with samples.
+
+    Attributes
+    ----------
+    front : FrontEnd
+    recognise : callable
+        From the samples of a recording to what was `Heard`.
+    session : callable or None
+        Returns a session for samples that come in parts; None: they are collected.
+    """
+
+    front: FrontEnd
+    recognise: Callable[[Any], Heard]
+    session: Callable[[], RecogniserSession] | None = None
+
+
+def _chosen(model: Path, given: dict[str, Any], stream: bool, threads: int | None) -> _Chosen:
+    """Return what was asked for, of a recogniser of either kind."""
+    from gbdnn.cli.speech import hybrid
+    from gbdnn.speech.decoding import recognise
+    from gbdnn.speech.files import load_recogniser
+    from gbdnn.speech.recogniser import Recogniser
+
+    loaded = load_recogniser(model)
+    if not isinstance(loaded, Recogniser):
+        best = hybrid.decoder_of(loaded, given, threads)
+        assert loaded.front is not None
+        return _Chosen(loaded.front, lambda samples: hybrid.heard(best, samples, threads))
+    hybrid.refuse(("prior_scale",), "hybrid recognisers", "an RNN-T")
+    given["lm_weight"] = 0.3 if given["lm_weight"] is None else given["lm_weight"]
+    decoder = _decoder(loaded, given)
+    if stream:
+        loaded.session(decoder)  # refuses what cannot stream, before audio is read
+
+    def whole(samples: Any) -> Heard:
+        return recognise(loaded, decoder, samples, stream=stream, partial=_shower(stream),
+                         threads=threads)  # fmt: skip
+
+    return _Chosen(loaded.front, whole, partial(loaded.session, decoder) if stream else None)
 
 
 def _decoder(recogniser: Recogniser, given: dict[str, Any]) -> Decoder:
@@ -156,19 +199,19 @@ def _utterances(inputs: tuple[str, ...]) -> Iterator[Utterance]:
             yield Utterance(path, "")
 
 
-def _decode_stdin(recogniser: Recogniser, decoder: Decoder, stream: bool, as_json: bool) -> None:
+def _decode_stdin(chosen: _Chosen, as_json: bool) -> None:
     """Recognise raw samples from standard input; a stream while they come."""
     import time
 
     import numpy as np
 
-    from gbdnn.speech.decoding import BLOCK, Heard, recognise
+    from gbdnn.speech.decoding import BLOCK, Heard
 
     source: Any = sys.stdin.buffer
-    rate, left = recogniser.front.rate, b""
+    rate, left = chosen.front.rate, b""
     blocks = iter(lambda: source.read1(2 * (rate // BLOCK)), b"")
-    session = recogniser.session(decoder) if stream else None
-    show, kept, count, spent = _shower(stream), [], 0, 0.0
+    session = None if chosen.session is None else chosen.session()
+    show, kept, count, spent = _shower(session is not None), [], 0, 0.0
     for block in blocks:
         if not count and block[:4] in (b"RIFF", b"fLaC", b"OggS"):
             fix = f"Pipe it through ffmpeg -i - -f s16le -ac 1 -ar {rate} -, or give the file."
@@ -187,7 +230,7 @@ def _decode_stdin(recogniser: Recogniser, decoder: Decoder, stream: bool, as_jso
                 show(found)
     if session is None:
         every = np.concatenate(kept) if kept else np.zeros(0, np.float32)
-        heard = recognise(recogniser, decoder, every)
+        heard = chosen.recognise(every)
     else:
         begin = time.perf_counter()
         found = session.finish()

@@ -28,17 +28,23 @@ if TYPE_CHECKING:
 __all__ = ["train"]
 
 SHOWN = 5  # bad utterances that are named
+ONLY_RNNT = ("predictor", "size", "combine", "augment")
+ONLY_HYBRID = ("lexicon", "words", "states", "realignments")
 
 
 @click.command()
 @click.argument("manifest", type=FILE)
 @click.option("--out", type=OUT, required=True, help="Model file to write.")
+@click.option("--kind", type=click.Choice(["rnnt", "hybrid"]), default="rnnt", show_default=True,
+              help="rnnt: a transducer that writes characters; hybrid: a network for the states of "
+              "hidden Markov models, and a lexicon.")  # fmt: skip
 @click.option("--dev", type=FILE, help="Manifest that is not trained on; default: every 20th "
               "utterance is held out. The best epoch on it is kept.")  # fmt: skip
 @click.option("--init", type=FILE, help="Go on from this recogniser, with its front end, "
               "characters and layers.")  # fmt: skip
 @click.option("--encoder", default="blstm 96, blstm 96", show_default=True,
-              help="Layers; 'lstm 256, lstm 256' reads one way, for streaming.")  # fmt: skip
+              help="Layers; 'lstm 256, lstm 256' reads one way, for streaming; 'reduce 2' between "
+              "them halves the time steps.")  # fmt: skip
 @click.option("--predictor", default="lstm 128", show_default=True, help="Layers of the labels.")
 @click.option("--size", type=click.IntRange(1), default=128, show_default=True,
               help="Values that meet in the joint.")  # fmt: skip
@@ -56,7 +62,8 @@ SHOWN = 5  # bad utterances that are named
               "with rounded weights and activations, for whole numbers: a name, or a JSON "
               "file.")  # fmt: skip
 @click.option("--epochs", type=click.IntRange(0), default=12, show_default=True,
-              help="In floats; 0 with --init and --plan.")  # fmt: skip
+              help="In floats, of a hybrid on each of its alignments; 0 with --init and "
+              "--plan.")  # fmt: skip
 @click.option("--plan-epochs", type=click.IntRange(1), default=4, show_default=True,
               help="With the plan.")  # fmt: skip
 @click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True)
@@ -72,6 +79,15 @@ SHOWN = 5  # bad utterances that are named
 @click.option("--deltas", is_flag=True, help="First and second differences besides.")
 @click.option("--stack", type=click.IntRange(1, 100), default=3, show_default=True,
               help="Frames of 10 ms that are put into one.")  # fmt: skip
+@click.option("--lexicon", type=FILE, help="Of a hybrid: lines of a word and its units; default: "
+              "the words of the texts, spelled.")  # fmt: skip
+@click.option("--words", type=FILE, multiple=True, help="Of a hybrid: a text or manifest whose "
+              "words the lexicon has too, beside those of the training.")  # fmt: skip
+@click.option("--states", type=click.IntRange(1, 16), default=1, show_default=True,
+              help="Of a hybrid: states of each unit, and of silence.")  # fmt: skip
+@click.option("--realignments", type=click.IntRange(0, 20), default=1, show_default=True,
+              help="Of a hybrid: how often the trained network aligns anew and is trained "
+              "on.")  # fmt: skip
 @click.option("--skip-bad", is_flag=True, help="Pass over utterances that cannot be used.")
 @click.option(
     "--checkpoint",
@@ -90,20 +106,33 @@ def train(manifest: Path, out: Path, as_json: bool, **given: Any) -> None:
     reads. A recurrent neural network transducer writes the characters of the texts; front end,
     means and characters are in the file too.
 
+    With --kind hybrid layers of --encoder score states of hidden Markov models, aligned from a flat
+    start with Gaussians, then by the network itself; the lexicon is in the file.
+
     With --plan the float model is trained first, then trained on with roundings. `gbdnn speech
     decode OUT FILES` uses the result.
     """
-    from gbdnn.speech import training
+    from gbdnn.cli.speech import hybrid
 
     check_out(out)
     if given["resume"] and given["checkpoint"] is None:
         given["checkpoint"] = Path(f"{out}.state")
+    if given["kind"] == "hybrid":
+        hybrid.refuse(ONLY_RNNT, "--kind rnnt", "--kind hybrid")
+        record = hybrid.train(manifest, out, given, _trainers)
+        for error in record["bad"][:SHOWN]:
+            click.echo(f"passed over: {error}", err=True)
+        echo_json(record) if as_json else hybrid.report(record)
+        return
+    hybrid.refuse(ONLY_HYBRID, "--kind hybrid", "--kind rnnt")
+    from gbdnn.speech import training
+
     start, data, dev = _start(manifest, given)
     for part in (data, dev):
         _tell_bad(part)
     recogniser, results = start, {}
     augment = training.augmentation(start.front) if given["augment"] else None
-    for name, trainer in _trainers(given).items():
+    for name, trainer in _trainers(given, training.DENSE).items():
         recogniser, results[name] = training.train_recogniser(
             trainer, recogniser, data, dev, augment=augment, resume=given["resume"]
         )
@@ -119,15 +148,12 @@ def _start(manifest: Path, given: dict[str, Any]) -> tuple[Recogniser, Data, Dat
     """Return where training begins, and the data."""
     from dataclasses import replace
 
-    from gbdnn.speech.data import FrontEnd, read_manifest
+    from gbdnn.cli.speech.hybrid import split
+    from gbdnn.speech.data import FrontEnd
     from gbdnn.speech.recogniser import Recogniser
     from gbdnn.speech.training import new_recogniser, read_data
 
-    said = read_manifest(manifest)
-    if given["dev"] is None:
-        held, said = said[::20], [u for k, u in enumerate(said) if k % 20] or said
-    else:
-        held = read_manifest(given["dev"])
+    said, held = split(manifest, given["dev"])
     init = None if given["init"] is None else Recogniser.load(given["init"])
     if init is None:
         shape = {name: given[name] for name in ("rate", "bins", "deltas", "stack")}
@@ -153,17 +179,24 @@ def _tell_bad(data: Data) -> None:
         click.echo(f"passed over: {len(data.bad) - SHOWN} more", err=True)
 
 
-def _trainers(given: dict[str, Any]) -> dict[str, Trainer]:
-    """Return the settings of the two trainings, in floats and with the plan."""
+def _trainers(given: dict[str, Any], dense: tuple[str, ...]) -> dict[str, Trainer]:
+    """Return the settings of the two trainings, in floats and with the plan.
+
+    Parameters
+    ----------
+    given : dict
+        The options.
+    dense : tuple of str
+        Patterns of the weights that stay dense.
+    """
     from gbdnn.pruning import sparsifier
-    from gbdnn.speech.training import DENSE
     from gbdnn.training import EarlyStopping, Trainer
 
     method, sparse = None, given["density"] < 1
     if sparse and given["init"] is not None:
-        method = sparsifier("magnitude", sparsity=1 - given["density"], exclude=DENSE)
+        method = sparsifier("magnitude", sparsity=1 - given["density"], exclude=dense)
     elif sparse and given["growth"] != "none":
-        method = sparsifier("rigl", growth=given["growth"], exclude=DENSE)
+        method = sparsifier("rigl", growth=given["growth"], exclude=dense)
 
     def settings(name: str, epochs: int, rate: float) -> dict[str, Any]:
         patience = given["patience"] or epochs

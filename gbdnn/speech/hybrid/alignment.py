@@ -22,6 +22,7 @@ from gbdnn.types import Array
 
 __all__ = ["Gaussians", "align", "bootstrap", "flat", "log_priors"]
 
+SHORT = "Use fewer states for each unit, or more frames a second; or leave the utterance out."
 FLOOR = 0.05  # of the variance over all frames
 
 
@@ -164,5 +165,4 @@ def log_priors(alignments: Sequence[Array], count: int) -> Array:
 
 
 def _short(frames: int, states: int) -> InputError:
-    fix = "Use fewer states for each unit, or more frames a second; or leave the utterance out."
-    return InputError("frames", f"at least {states}, the states of the text", f"{frames}", fix)
+    return InputError("frames", f"at least {states}, the states of the text", f"{frames}", SHORT)

@@ -11,9 +11,11 @@ import numpy as np
 from gbdnn import checks
 from gbdnn.decoding import Hypothesis, NGram, viterbi
 from gbdnn.decoding.hmm import ENGINES
-from gbdnn.errors import DtypeError, choose
+from gbdnn.errors import DtypeError, InputError, choose
 from gbdnn.speech.hybrid.graph import Graph, decoding_graph
 from gbdnn.speech.hybrid.model import Hybrid
+from gbdnn.speech.recogniser import Transcript
+from gbdnn.speech.recogniser import Word as Timed
 from gbdnn.types import Array
 
 __all__ = ["HybridDecoder", "Word"]
@@ -89,13 +91,14 @@ class HybridDecoder:
         Returns
         -------
         list of Hypothesis
-            `labels` are numbers of words, from 1, `frames` where each of them begins;
+            `labels` are numbers of words, from 1, `frames` where each of them begins, of those that
+            the network gives;
             `log_probability` is `score` without the language model and the bonus.
         """
         if not len(frames):
             return [Hypothesis((), (), 0.0, 0.0)]
         scores = self.model.scores([frames], prior_scale=self.prior_scale, **computing)[0]
-        return [self._best(scores)[0]]
+        return [self.best(scores)[0]]
 
     def words(self, frames: Sequence[Array], **computing: Any) -> list[list[Word]]:
         """Return the words of some utterances with their times.
@@ -106,21 +109,48 @@ class HybridDecoder:
         """
         given = [part for part in frames if len(part)]
         scores = iter(self.model.scores(given, prior_scale=self.prior_scale, **computing))
-        front, lexicon = self.model.front, self.model.lexicon
-        scale = 1.0 if front is None else front.seconds_per_frame
-        found = []
-        for part in frames:
-            spans = self._best(next(scores))[1] if len(part) else []
-            found.append([Word(lexicon.words[word - 1], scale * begin, scale * end)
-                          for word, begin, end in spans])  # fmt: skip
-        return found
+        return [self._words(self.best(next(scores))[1]) if len(part) else [] for part in frames]
 
     def texts(self, frames: Sequence[Array], **computing: Any) -> list[str]:
         """Return the texts of some utterances."""
         return [" ".join(word.text for word in words) for words in self.words(frames, **computing)]
 
-    def _best(self, scores: Array) -> tuple[Hypothesis, list[tuple[int, int, int]]]:
-        """Return the best hypothesis of states' scores, shape (frames, states), and its spans."""
+    def transcribe(self, samples: Any, *, threads: int | None = 1) -> Transcript:
+        """Return what a recording says, with words' times in seconds.
+
+        Parameters
+        ----------
+        samples : array_like of float, shape (samples,)
+            At the rate of the front end.
+
+        Raises
+        ------
+        InputError
+            If the model has no front end; else as `FrontEnd`.
+        """
+        if self.model.front is None:
+            fix = "Train it with front=, as gbdnn speech train does, or use decode(frames)."
+            raise InputError("model", "one with a front end", "none", fix)
+        frames = self.model.front(samples)
+        found, spans = self.best(self.model.scores([frames], prior_scale=self.prior_scale,
+                                                   threads=threads)[0])  # fmt: skip
+        words = tuple(Timed(word.text, word.begin, word.end) for word in self._words(spans))
+        text = " ".join(word.text for word in words)
+        return Transcript(text, words, found.score, found.log_probability)
+
+    def _words(self, spans: Sequence[tuple[int, int, int]]) -> list[Word]:
+        """Return words with their times; frames are those of the front end, or given ones."""
+        scale, names = self.model.seconds_per_frame, self.model.lexicon.words
+        return [Word(names[word - 1], scale * begin, scale * end) for word, begin, end in spans]
+
+    def best(self, scores: Array) -> tuple[Hypothesis, list[tuple[int, int, int]]]:
+        """Return the best hypothesis of states' scores, and (word, first frame, behind the last).
+
+        Parameters
+        ----------
+        scores : ndarray of float64, shape (frames, states)
+            As `Hybrid.scores` gives them.
+        """
         graph = self.graph
         path, score = viterbi(
             graph.transitions, scores[:, graph.states], graph.initial, graph.final,

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from gbdnn.errors import DtypeError, FileFormatError, GbdnnError, InputError, ShapeError
-from gbdnn.network import Network, check_network, load
+from gbdnn.models.files import load
+from gbdnn.network import Network, check_network
 from gbdnn.speech.data import FrontEnd
 from gbdnn.speech.hybrid.lexicon import Lexicon
 from gbdnn.types import Array, FilePath
 
-__all__ = ["KEY", "Hybrid", "load_hybrid"]
+__all__ = ["KEY", "Hybrid", "hybrid_of", "is_hybrid", "load_hybrid"]
 
 KEY = "hybrid"
 PARTS = {"lexicon", "log_priors", "front"}
@@ -71,6 +72,12 @@ class Hybrid:
         priors.flags.writeable = False
         object.__setattr__(self, "log_priors", priors)
 
+    @property
+    def seconds_per_frame(self) -> float:
+        """Time between the network's results: in frames, or in seconds with a front end."""
+        own = 1.0 if self.front is None else self.front.seconds_per_frame
+        return own * self.network.time_factor
+
     def scores(
         self, frames: Sequence[Array], *, prior_scale: float = 1.0, **computing: Any
     ) -> list[Array]:
@@ -85,7 +92,7 @@ class Hybrid:
 
         Returns
         -------
-        list of ndarray, shape (frames, states)
+        list of ndarray, shape (ceil(frames / network.time_factor), states)
         """
         if isinstance(frames, np.ndarray):
             raise DtypeError("frames", "a list of arrays, one for each utterance", "an array")
@@ -130,11 +137,21 @@ def load_hybrid(path: FilePath) -> Hybrid:
     DataUnavailableError, FileFormatError, MemoryBudgetError
         As `gbdnn.load`; also for a model that is no hybrid recogniser.
     """
-    network = load(path)
-    record = network.metadata.pop(KEY, None)
-    if record is None:
-        fix = "train_hybrid makes such a model; gbdnn.load reads other networks."
-        raise FileFormatError(str(path), "a hybrid recogniser", "a network without states", fix)
+    return hybrid_of(path, load(path))
+
+
+def is_hybrid(model: Any) -> bool:
+    """Return whether what a file held is a hybrid recogniser."""
+    return isinstance(model, Network) and KEY in model.metadata
+
+
+def hybrid_of(path: FilePath, network: Any) -> Hybrid:
+    """Return the recogniser that a model file's content is; see `load_hybrid`."""
+    if not is_hybrid(network):
+        fix = "train_hybrid makes such a model, and gbdnn speech train --kind hybrid."
+        got = f"a {type(network).__name__} without states"
+        raise FileFormatError(str(path), "a hybrid recogniser", got, fix)
+    record = network.metadata.pop(KEY)
     try:
         if not isinstance(record, Mapping) or record.keys() != PARTS:
             raise InputError("record", ", ".join(sorted(PARTS)), repr(record)[:60])
