@@ -10,7 +10,7 @@ import time
 import numpy as np
 import oracle
 import pytest
-from builders import THREADS, TILED, random_dense, random_network, settling_network
+from builders import ALL, THREADS, TILED, random_dense, random_network, settling_network
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -232,6 +232,16 @@ def test_widths_that_change_from_layer_to_layer(rng):
         for width in (1, 8, 16):
             result, _ = execute(LazySource(network), X, width=width, budget=budget)
             oracle.check(result, network, X)
+
+
+@pytest.mark.parametrize("backend", ALL)
+@pytest.mark.parametrize("samples", [70, 300])
+def test_all_columns_end_before_the_last_layer(backend, samples, rng):
+    """What is left then has the features of an inner layer, not those of the result."""
+    network = random_network(rng, (9, 5, 7, 11))
+    network = network.replaced({f"layers.{k}.bias": 0.0 for k in (0, 2, 4)})
+    found = network.predict(np.zeros((samples, 9)), backend=backend)
+    np.testing.assert_array_equal(found, np.zeros((samples, 11)))
 
 
 @pytest.mark.parametrize("samples", [1, 7, 8, 9, 100])

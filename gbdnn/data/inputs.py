@@ -69,8 +69,8 @@ def as_inputs(
     ShapeError, DtypeError, NonFiniteError, SparseFormatError, InputError
     """
     if lengths is not None or (isinstance(X, np.ndarray) and X.ndim == 3):
-        X, time = unpadded(X, lengths, name)
-        X = _sequences(X, dtype, finite, name, time)
+        parts, time = unpadded(X, lengths, name)
+        X = _sequences(parts, dtype, finite, name, time, np.shape(X)[2])
     if type(X) is not np.ndarray:
         X = from_torch(X, name)
     if isinstance(X, Inputs):
@@ -161,9 +161,10 @@ def unpadded(X: Any, lengths: Any, name: str) -> tuple[list[Array], int]:
 
 
 def _sequences(
-    X: Any, dtype: np.dtype[Any], finite: bool, name: str, padding: int | None = None
-) -> SequenceInputs:
-    """Check sequences; an array of the right dtype is not copied."""
+    X: Any, dtype: np.dtype[Any], finite: bool, name: str, padding: int | None = None,
+    features: int = 0,
+) -> SequenceInputs:  # fmt: skip
+    """Check sequences, of `features` where there are none; the right dtype is not copied."""
     checked: list[Array] = []
     for k, sequence in enumerate(X):
         part = _dense(numeric_array(sequence, f"{name}[{k}]"), dtype, finite, f"{name}[{k}]", False)
@@ -176,5 +177,5 @@ def _sequences(
         if finite and values is not part.X:
             check_finite(f"{name}[{k}]", values, f"The values do not fit into {dtype}. {FIX}")
         checked.append(values)
-    features = checked[0].shape[1] if checked else 0
+    features = checked[0].shape[1] if checked else features
     return SequenceInputs(checked, features, dtype, padding=padding)

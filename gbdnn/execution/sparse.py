@@ -54,10 +54,10 @@ def run_sparse(
 
 
 def _sparse_step(run: Run, backend: Backend, step: Step, Y: Any, number: int) -> Any:
-    """Return a step's value as the backend keeps it; layers that are no affine map get it full."""
+    """Return a step's value as the backend keeps it; what it does not know gets it full."""
     p, after = step.parameters[0], step.layers[1:]
     parts = step.layers[0].affines(p)
-    if parts is None:
+    if parts is None or not all(layer.is_activation for layer in after):
         run.at(number % 2)
         full = np.ascontiguousarray(backend.leave(Y))
         return backend.enter(step.forward(run, full[None])[0])
@@ -68,6 +68,6 @@ def _sparse_step(run: Run, backend: Backend, step: Step, Y: Any, number: int) ->
     if rest:
         full = np.ascontiguousarray(backend.leave(Y))
         for layer in rest:
-            layer.apply(full)  # type: ignore[attr-defined]
+            layer.apply(full)  # type: ignore[attr-defined]  # activations have it
         Y = backend.enter(full)
     return Y

@@ -212,7 +212,7 @@ def _one_tile(this: Execution, stage: Stage, done: int, threads: int, tile: Tile
                 if not len(ids):
                     break
     this.count(edges, entered * len(stage.steps))
-    if last:
+    if last and len(ids):  # else Y may be of any layer
         this.sink.write(ids, Y[:, : len(ids)])
         return None
     return _waiting(stage, ids, Y)

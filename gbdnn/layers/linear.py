@@ -118,10 +118,12 @@ class Linear(Layer):
         Where the weight's levels round the input, 0 is one of them, and W gets what they make of
         the cap; the sums are exact then, and scaling them rounds less often than the bound allows.
         """
+        if not all(layer.is_activation for layer in after):  # others look at all time steps
+            return frozenset()
         kept = []
         of_zero = np.array(np.broadcast_to(self.bias, self.out_features))[:, None]
         for layer in after:
-            layer.apply(of_zero)  # type: ignore[attr-defined]  # elementwise layers have it
+            layer.apply(of_zero)  # type: ignore[attr-defined]  # activations have it
         if not of_zero.any():
             kept.append(0.0)
         low, high = (after[0].clamp if len(after) == 1 else None) or (0.0, np.inf)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from builders import ALL
 from gradients import check_gradient
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -246,6 +247,29 @@ def test_padding_may_hold_anything(rng):
     X = np.full((2, 4, 4), np.nan)
     X[0, :2], X[1, :1] = 1, 2
     assert np.isfinite(net.predict(X, lengths=[2, 1])).all()
+
+
+@pytest.mark.parametrize("backend", ALL)
+@pytest.mark.parametrize("head", [LastStep(), MeanOverTime()], ids=["last", "mean"])
+def test_heads_behind_layers_that_know_no_time(head, backend, rng):
+    first = linear(rng, 4)
+    X = rng.standard_normal((70, 5, 4))
+    wanted = np.tanh(X @ first.weight.to_dense().T + first.bias)
+    wanted = wanted[:, -1] if head.kind == "last" else wanted.mean(1)
+    net = Network([first, "tanh", head])
+    np.testing.assert_allclose(net.predict(X, backend=backend), wanted, atol=1e-12)
+    one_step = net.predict(X[:, 0], backend=backend)
+    np.testing.assert_allclose(one_step, net.predict(X[:, :1], backend=backend), atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ALL)
+def test_no_sequences_at_all(backend, rng):
+    layers, X = [lstm(rng)], np.zeros((0, 3, 4))
+    assert Network(layers).predict(X, backend=backend).shape == (0, 3, 5)
+    assert Network(layers).predict(X, lengths=[], backend=backend).shape == (0, 3, 5)
+    assert Network([*layers, LastStep()]).predict(X, backend=backend).shape == (0, 5)
+    with pytest.raises(ShapeError, match="4 features per sample"):
+        Network(layers).predict(np.zeros((0, 3, 2)), backend=backend)
 
 
 def test_samples_are_sequences_of_one_step(rng):
