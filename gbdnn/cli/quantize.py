@@ -63,7 +63,8 @@ def quantize(
     """
     import numpy as np
 
-    from gbdnn.cli.scores import classes_of, score
+    from gbdnn.cli.scores import classes_of, predicted, score
+    from gbdnn.data.inputs import unpadded
     from gbdnn.network import load
     from gbdnn.quantization import as_plan
     from gbdnn.quantization import quantize as quantized
@@ -73,6 +74,8 @@ def quantize(
     chosen = as_plan(plan_of(plan), before.named_layers)
     given = None if data is None else samples_for(before, data, label, header, first)
     X = None if given is None else given.X
+    if given is not None and given.lengths is not None:  # padding is not to be looked at
+        X = unpadded(given.X, given.lengths, "X")[0]
     computing: dict[str, Any] = {"backend": backend, "threads": threads}
     after = quantized(before, chosen, X, samples=samples, observer=observer, **computing)
     after.metadata = before.metadata
@@ -88,7 +91,7 @@ def quantize(
         "file_bytes": (model.stat().st_size, out.stat().st_size),
     }
     if given is not None:
-        values = [network.predict(X, **computing) for network in (before, after)]
+        values = [predicted(network, given, **computing) for network in (before, after)]
         spread = float(np.std(values[0])) or 1.0
         record["change"] = float(np.sqrt(np.mean(np.square(values[1] - values[0])))) / spread
         if given.y is not None:

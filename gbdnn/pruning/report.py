@@ -13,6 +13,7 @@ import numpy as np
 
 from gbdnn import checks
 from gbdnn.errors import InputError, ShapeError
+from gbdnn.layers import Embedding
 from gbdnn.machine import check_threads
 from gbdnn.network import Network, check_network
 from gbdnn.summary import text_table
@@ -124,7 +125,7 @@ def pruning_report(
         Layers of the same shapes, or of `compact` smaller ones.
     X : array_like, scipy sparse or list of sequences, optional
         What `predict` is timed with; default `batch` samples of normal random numbers, for
-        recurrent layers sequences of 16 of them.
+        recurrent layers sequences of 16 of them, for an embedding random symbols.
     y : array_like, optional
         Targets of X: classes as whole numbers from 0, shape (n_samples,), or values of the shape of
         the outputs. Adds accuracy or mean squared error.
@@ -175,11 +176,15 @@ def pruning_report(
 
 
 def _random(network: Network, batch: int) -> Any:
-    """Return normal random numbers that the network can take."""
-    rng = np.random.default_rng(0)
-    if not any(layer.over_time for layer in network.layers):
-        return rng.standard_normal((batch, network.in_features), np.float32)
-    return list(rng.standard_normal((batch, STEPS, network.in_features), np.float32))
+    """Return normal random numbers, or symbols, that the network can take."""
+    rng, first = np.random.default_rng(0), network.layers[0]
+    over_time = any(layer.over_time for layer in network.layers)
+    shape = (batch, STEPS, network.in_features) if over_time else (batch, network.in_features)
+    if isinstance(first, Embedding):
+        X: Any = rng.integers(first.weight.shape[1], size=shape)
+    else:
+        X = rng.standard_normal(shape, np.float32)
+    return list(X) if over_time else X
 
 
 def _scores(network: Network, outputs: list[Any], y: Any) -> dict[str, tuple[float, float]]:

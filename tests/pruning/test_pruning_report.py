@@ -8,7 +8,7 @@ import scipy.sparse as sp
 from builders import random_dense, random_network
 from pruning_builders import classifier
 
-from gbdnn import Linear, Network
+from gbdnn import LSTM, Embedding, Linear, Network
 from gbdnn.errors import DtypeError, InputError, ShapeError
 from gbdnn.pruning import prune, pruning_report
 
@@ -70,6 +70,14 @@ def test_accuracy_before_and_after(rng):
     errors = [np.square(each.predict(X) - values).mean() for each in (network, pruned)]
     assert report.mean_squared_error == pytest.approx(tuple(errors), rel=1e-6)
     assert report.accuracy is None
+
+
+@pytest.mark.parametrize("behind", [[], [LSTM(np.ones((8, 6)), np.ones((8, 2)))]])
+def test_symbols_are_timed(behind, rng):
+    network = Network([Embedding(random_dense(rng, 6, 9)), *behind])
+    report = pruning_report(network, prune(network, 0.7), batch=5, rounds=1)
+    assert report.samples == 5
+    assert report.seconds is not None
 
 
 @pytest.mark.parametrize(("end", "limit"), [("sigmoid", 0.5), ("identity", 0.0)])

@@ -107,6 +107,24 @@ def test_finetune_of_symbols(tmp_path, rng):
     assert "labels" in str(done.exception)
 
 
+@pytest.mark.parametrize("data", ["one", "each"])
+def test_quantized_without_the_padding(data, files):
+    """Behind ends there is NaN; the accuracy is what `gbdnn evaluate` says."""
+    source = files / f"{data}.npz"
+    report("train", source, "--layers", "lstm 8", "--out", files / "m", "--epochs", 2)
+    words = ("quantize", files / "m", files / "q", "--plan", "int8", "--data", source)
+    done = report(*words)
+    for k, name in enumerate("mq"):
+        found = report("evaluate", files / name, source)
+        assert done["accuracy"][k] == pytest.approx(found["accuracy"])
+    X, lengths = (np.load(source)[name] for name in ("X", "lengths"))
+    parts = [x[:length] for x, length in zip(X, lengths, strict=True)]
+    before, after = (gbdnn.load(files / name) for name in "mq")
+    wanted = gbdnn.quantize(before, "int8", parts)
+    for one, other in zip(after.weights.values(), wanted.weights.values(), strict=True):
+        assert one.levels == other.levels
+
+
 def test_values_of_sequences(files):
     model = files / "model"
     report("train", files / "values.npz", "--layers", "lstm 12, last", "--out", model, *FAST)
