@@ -297,7 +297,7 @@ class Network(Source):
         InputError, ShapeError, DtypeError
             Also for a layer that needs whole sequences, and a state of another network or batch.
         """
-        inputs = as_inputs(x, self.in_features, self.dtype)
+        inputs = as_inputs(x, self.in_features, self.dtype, name="x")
         return streaming.step(self, inputs, state, get_backend(backend), check_threads(threads))
 
     def finish(

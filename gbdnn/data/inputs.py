@@ -173,7 +173,8 @@ def _sequences(
         if part.features != (checked[0].shape[1] if checked else part.features):
             got = f"{part.features}"
             raise ShapeError(f"{name}[{k}]", f"{checked[0].shape[1]} features as before", got)
-        values = part.X.astype(dtype, copy=False)
+        with np.errstate(over="ignore"):
+            values = part.X.astype(dtype, copy=False)
         if finite and values is not part.X:
             check_finite(f"{name}[{k}]", values, f"The values do not fit into {dtype}. {FIX}")
         checked.append(values)

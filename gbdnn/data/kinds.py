@@ -110,8 +110,9 @@ class DenseInputs(Inputs):
         with np.errstate(over="ignore"):
             for left in range(0, len(part), step):
                 columns[:, left : left + step] = part[left : left + step].T
-        if self.check and self.X.dtype != out.dtype:
-            check_finite("X", out, f"The values do not fit into {out.dtype}. {FIX}")
+            if self.check and self.X.dtype != out.dtype and not np.isfinite(columns).all():
+                whole = self.X.astype(out.dtype)  # so that the place is that in X
+                check_finite("X", whole, f"The values do not fit into {out.dtype}. {FIX}")
 
 
 class SparseInputs(Inputs):

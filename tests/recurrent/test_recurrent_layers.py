@@ -14,7 +14,7 @@ import gbdnn
 from gbdnn import BGRU, BLSTM, GRU, LSTM, Embedding, LastStep, MeanOverTime, Network
 from gbdnn.data.batches import Batch
 from gbdnn.data.samples import samples
-from gbdnn.errors import GbdnnError, InputError, ShapeError
+from gbdnn.errors import GbdnnError, InputError, NonFiniteError, ShapeError
 from gbdnn.layers import LOSSES
 from gbdnn.training.model import Model
 
@@ -240,6 +240,13 @@ def test_parts_of_long_sequences_change_no_bit(kind, backend, dtype, rng, monkey
     monkeypatch.setattr(executor, "PART", 5000)  # some time steps
     for mine, wanted in zip(net.predict(X, backend=backend, threads=1), whole, strict=True):
         np.testing.assert_array_equal(mine, wanted)
+
+
+def test_values_that_do_not_fit_are_an_error_alone(rng):
+    net = network("lstm", rng, np.float32)
+    with pytest.raises(NonFiniteError, match=r"X\[1\]: .* do not fit into float32"):
+        net.predict([np.ones((2, 4)), np.full((3, 4), 1e300)])
+    assert net.predict([np.full((3, 4), 1e300)], check_finite=False)[0].shape == (3, 3)
 
 
 def test_padding_may_hold_anything(rng):

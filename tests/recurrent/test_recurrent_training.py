@@ -172,6 +172,7 @@ def test_a_state_is_not_changed_and_belongs_to_its_network(rng):
         (lambda: net.step(x, "x"), "what step returned"),
         (lambda: net.step(x, other.step(x)[1]), "state"),
         (lambda: net.step(x[None]), "one time step"),
+        (lambda: net.step(x[0]), "^x: expected 2 dimensions"),
         (lambda: net.step(x[:, :3]), "4 features"),
         (lambda: network("blstm", rng).step(x), "sequences in parts"),
         (lambda: network("mean", rng).step(x), "sequences in parts"),
