@@ -19,7 +19,7 @@ from gbdnn.weights.patterns import ranges
 
 __all__ = ["FIX", "BitInputs", "DenseInputs", "Ids", "Inputs", "SequenceInputs", "SparseInputs"]
 
-FIX = "Clean the inputs, or pass check_finite=False to let NaN and infinity through."
+FIX = "Clean the inputs; only predict(check_finite=False) lets NaN and infinity through."
 Ids = slice | Array  # which samples: a range without steps, or their numbers
 
 

@@ -46,6 +46,8 @@ def check_parts(layers: Any, name: str) -> None:
     for k, layer in enumerate(layers):
         if isinstance(layer, Layer) and layer.needs_all_steps:
             fix = "Leave it out: network[:k] is the network of the first k layers."
+            if name == "truncate":
+                fix = "Without truncate= gradients go back through whole sequences."
             expected = "layers that take sequences in parts"
             raise InputError(name, expected, f"layers[{k}], a {layer.kind}", fix)
 
