@@ -91,21 +91,17 @@ def as_inputs(
             padding=None if one_row else checked.padding,
         )  # fmt: skip
     if checked.features != features:
-        raise ShapeError(
-            name,
-            f"{features} features per sample, as the first layer takes",
-            f"{checked.features} (shape {checked.count} x {checked.features})",
-        )
+        got = f"{checked.features} (shape {checked.count} x {checked.features})"
+        raise ShapeError(name, f"{features} features per sample, as the first layer takes", got)
     return checked
 
 
 def _dense(X: Array, dtype: np.dtype[Any], finite: bool, name: str, later: bool) -> DenseInputs:
     array = numeric_array(X, name)
-    if array.ndim == 1:
-        fix = "For one sample pass X.reshape(1, -1), for one feature X.reshape(-1, 1)."
-        raise ShapeError(name, "2 dimensions (n_samples, n_features)", f"{array.shape}", fix)
     if array.ndim != 2:
-        raise ShapeError(name, "2 dimensions (n_samples, n_features)", f"shape {array.shape}")
+        fix = "For one sample pass X.reshape(1, -1), for one feature X.reshape(-1, 1)."
+        what = name, "2 dimensions (n_samples, n_features)", f"shape {array.shape}"
+        raise ShapeError(*what, fix if array.ndim == 1 else "")
     later = later and finite and array.dtype == dtype
     if finite and not later:
         check_finite(name, array, FIX)
@@ -171,12 +167,12 @@ def _sequences(
         if part.count == 0:
             raise InputError(f"{name}[{k}]", "at least one time step", "a sequence of length 0")
         if part.features != (checked[0].shape[1] if checked else part.features):
-            got = f"{part.features}"
-            raise ShapeError(f"{name}[{k}]", f"{checked[0].shape[1]} features as before", got)
+            expected = f"{checked[0].shape[1]} features as before"
+            raise ShapeError(f"{name}[{k}]", expected, f"{part.features}")
         with np.errstate(over="ignore"):
             values = part.X.astype(dtype, copy=False)
         if finite and values is not part.X:
             check_finite(f"{name}[{k}]", values, f"The values do not fit into {dtype}. {FIX}")
         checked.append(values)
-    features = checked[0].shape[1] if checked else features
-    return SequenceInputs(checked, features, dtype, padding=padding)
+    found = checked[0].shape[1] if checked else features
+    return SequenceInputs(checked, found, dtype, padding=padding)

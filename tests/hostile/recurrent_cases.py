@@ -93,7 +93,6 @@ def behind_the_end() -> None:
 
 sequences: dict[str, tuple[Any, Any, Any]] = {
     "no sequences": ([], None, ShapeError),
-    "an empty array of sequences": (X[:0], None, ShapeError),
     "one empty sequence": ([X[0, :0]], None, InputError),
     "an empty one among others": ([X[0], X[1, :0], X[2]], None, InputError),
     "no time steps": (X[:, :0], None, InputError),
