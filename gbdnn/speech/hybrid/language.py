@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from gbdnn.decoding import NGram, train_ngram
 from gbdnn.errors import DtypeError, FileFormatError, InputError
-from gbdnn.files.tensors import DAMAGED, check_version, read_tensors, write_tensors
+from gbdnn.files.header import DAMAGED, check_version
+from gbdnn.files.tensors import read_tensors, write_tensors
 from gbdnn.speech.hybrid.lexicon import Lexicon
 from gbdnn.speech.language import ENTRY, FORMAT, VERSION, ngram_of, ngram_record
 from gbdnn.types import FilePath
