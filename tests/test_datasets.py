@@ -104,6 +104,14 @@ def test_npz_images_become_rows_and_stay_bytes(tmp_path):
     check(found, np.arange(5), images.reshape(5, 12))
 
 
+def test_npz_sequences_are_not_taken_for_images(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, X=np.zeros((3, 5, 2)), lengths=[5, 1, 2], y=[0, 1, 0])
+    assert datasets.read(path, sequences=True).lengths.tolist() == [5, 1, 2]
+    with pytest.raises(InputError, match=r"no sequences.*\(3, 5, 2\).*--layers"):
+        datasets.read(path)
+
+
 def test_npz_text_labels(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, X=X, y=NAMES)

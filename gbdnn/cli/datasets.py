@@ -224,6 +224,10 @@ def _read_npz(path: Path, wanted: Wanted) -> Dataset:
         y = _labels(path, archive, label, names) if known else None
         there = wanted.sequences and "lengths" in names
         lengths = _member(path, archive, "lengths") if there else None
+        if not wanted.sequences and "lengths" in names and X.ndim > 2:
+            got = f"an array `lengths` beside {name} of shape {X.shape}: sequences"
+            fix = 'gbdnn train --layers "lstm 64" makes a network that takes them.'
+            raise InputError(str(path), "samples that are no sequences, as this network", got, fix)
     return Dataset(X, y, f"{path.name}, array {name}", lengths=lengths)
 
 
