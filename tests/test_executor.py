@@ -14,7 +14,7 @@ from builders import ALL, THREADS, TILED, random_dense, random_network, settling
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gbdnn import Linear, Network, ReLU, as_csr
+from gbdnn import LSTM, Linear, Network, ReLU, as_csr
 from gbdnn.backends import get_backend
 from gbdnn.data.inputs import BitInputs, as_inputs
 from gbdnn.execution import executor
@@ -403,3 +403,23 @@ def test_activations_in_any_order(backend, names, samples, negative, threads, se
     found = network.predict(X, backend=backend, threads=threads)
     wanted = network.astype(np.float64).predict(X, backend="dense", skip=False)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@given(
+    kind=st.sampled_from(["tanh", "relu", "lstm"]), samples=st.integers(1, 200),
+    threads=st.integers(2, 3), seed=seeds,
+)  # fmt: skip
+@example(kind="tanh", samples=33, threads=2, seed=0)
+@example(kind="lstm", samples=64, threads=2, seed=0)
+@settings(max_examples=60)
+@pytest.mark.filterwarnings("ignore:threads:UserWarning")
+def test_the_number_of_threads_changes_no_bit(kind, samples, threads, seed):
+    rng = np.random.default_rng(seed)
+    first = Linear(random_dense(rng, 40, 50, 0.5), 0.1)
+    if kind == "lstm":
+        first = LSTM(random_dense(rng, 40, 50, 0.5), random_dense(rng, 40, 10, 0.5))
+    last = Linear(random_dense(rng, 30, first.out_features, 0.5))
+    network = Network([first, last] if kind == "lstm" else [first, kind, last])
+    X = rng.standard_normal((samples, 3, 50) if kind == "lstm" else (samples, 50), np.float32)
+    alone = network.predict(X, threads=1)
+    np.testing.assert_array_equal(network.predict(X, threads=threads), alone)

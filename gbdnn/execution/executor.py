@@ -90,9 +90,8 @@ def run(
             whole.settles = edges - idle < MERGED * nominal
             advance(count * source.depth)
             return Work(nominal, edges, time.perf_counter() - begin)
-    narrow = min(STRIP if whole else NARROW, width)
-    if count < width * threads:  # a tile for each thread, unless they get too narrow
-        width = max(padded(-(-count // threads)), narrow)
+    if count < width * threads:  # a tile for each thread, of whole strips: the bits are the same
+        width = max(padded(-(-count // threads)), min(STRIP, width))
     skip = skip and count > NARROW  # below, looking for them costs more than it saves
     lanes = lanes_of(count, width)
     _check_room(source, min(threads, -(-count // width)) * padded(width, lanes))
