@@ -212,8 +212,11 @@ def test_sparse_rounded_and_pruned(model, manifest, test, place):
     assert load_hybrid(place / "p").lexicon == load_hybrid(model[0]).lexicon
     rounded = json.loads(run("train", manifest, "--init", model[0], "--out", place / "q", "--kind",
                              "hybrid", "--dev", test, "--epochs", 0, "--plan", "fasoli2022",
-                             "--plan-epochs", 2, "--threads", 1, "--json").stdout)  # fmt: skip
-    assert rounded["bytes"] < 0.5 * model[1]["bytes"]
+                             "--plan-epochs", 2, "--threads", 1, "--compress",
+                             "--json").stdout)  # fmt: skip
+    assert rounded["bytes"] < 0.4 * model[1]["bytes"]
+    load_hybrid(place / "q").save(place / "plain")
+    assert rounded["bytes"] < 0.9 * (place / "plain").stat().st_size
     found = run("decode", place / "q", test, "--json").stdout.splitlines()
     right = [json.loads(line)["text"] == u.text
              for line, u in zip(found, read_manifest(test), strict=True)]  # fmt: skip

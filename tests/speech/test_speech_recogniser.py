@@ -194,8 +194,10 @@ def test_commands(manifest, place):
     assert record["streams"]
     assert record["trainings"]["float"]["validation_score"] > 0.9
     plan = ["--plan", "int8", "--plan-epochs", 2, "--threads", 1]
-    result = run("train", manifest, "--init", model, "--out", whole, "--epochs", 0, *plan)
+    result = run("train", manifest, "--init", model, "--out", whole, "--epochs", 0, *plan,
+                 "--compress")  # fmt: skip
     assert "int8" in result.stdout
+    assert whole.stat().st_size < Recogniser.load(whole).file_nbytes
     first = place / "train-0.wav"
     alone = run("decode", whole, first).stdout.strip()
     assert alone == run("decode", whole, first, "--stream").stdout.strip()

@@ -91,7 +91,7 @@ def train(manifest: Path, out: Path, given: dict[str, Any], trainers: Trainers) 
     for name, trainer in chosen.items():
         model = tune_hybrid(model, pairs, trainer, **common)
         results[name] = results.pop("tuned")
-    model.save(out)
+    model.save(out, compress=given["compress"])
     bad = [error for part in parts for error in part.bad]
     return _record(model, (len(pairs), len(held)), bad, results, out)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gbdnn.cli.options import (
+    COMPRESS,
     FILE,
     JSON,
     OUT,
@@ -97,6 +98,7 @@ ONLY_HYBRID = ("lexicon", "words", "states", "realignments")
 @click.option("--resume", is_flag=True, help="Keep the state, and go on from the newest that is "
               "there.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@COMPRESS
 @THREADS
 @JSON
 def train(manifest: Path, out: Path, as_json: bool, **given: Any) -> None:
@@ -136,7 +138,7 @@ def train(manifest: Path, out: Path, as_json: bool, **given: Any) -> None:
         recogniser, results[name] = training.train_recogniser(
             trainer, recogniser, data, dev, augment=augment, resume=given["resume"]
         )
-    recogniser.save(out)
+    recogniser.save(out, compress=given["compress"])
     record = _record(recogniser, data, dev, results, out)
     if as_json:
         echo_json(record)

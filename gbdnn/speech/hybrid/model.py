@@ -112,10 +112,11 @@ class Hybrid:
         """Return the recogniser with another network, such as one that was rounded or pruned."""
         return replace(self, network=network)
 
-    def save(self, path: FilePath) -> None:
+    def save(self, path: FilePath, *, compress: bool = False) -> None:
         """Write a model file: the network's, with lexicon, priors and front end in its metadata.
 
-        `gbdnn summary`, `quantize` and `prune` take it too, and keep them.
+        `gbdnn summary`, `quantize` and `prune` take it too, and keep them. `compress` is that of
+        `Network.save`.
 
         Raises
         ------
@@ -126,7 +127,7 @@ class Hybrid:
             "lexicon": self.lexicon.to_dict(), "log_priors": self.log_priors.tolist(),
             "front": front,
         }  # fmt: skip
-        self.network.save(path, extra={KEY: record})
+        self.network.save(path, extra={KEY: record}, compress=compress)
 
 
 def load_hybrid(path: FilePath) -> Hybrid:
