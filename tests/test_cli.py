@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shlex
 import signal
 import subprocess
@@ -305,13 +306,14 @@ def test_help_imports_nothing_heavy(words):
 
 
 def test_help_is_quick():
-    """Below 0.25 s from the start of the interpreter, the quickest of several."""
+    """Below 0.25 s of the processor's time, from the interpreter's start; the quickest counts."""
     taken = []
     for _ in range(7):
-        begin = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert gbdnn("--help").returncode == 0
-        taken.append(time.perf_counter() - begin)
-    assert min(taken) < 0.25
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        taken.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+    assert min(taken) < 0.25, taken
 
 
 def test_lines_of_help_are_those_of_the_commands():
