@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from gbdnn.layers import LSTM as LSTM
     from gbdnn.layers import Dropout as Dropout
     from gbdnn.layers import Embedding as Embedding
+    from gbdnn.layers import FinalStates as FinalStates
     from gbdnn.layers import Identity as Identity
     from gbdnn.layers import LastStep as LastStep
     from gbdnn.layers import LeakyReLU as LeakyReLU
@@ -72,9 +73,9 @@ _HOMES = {
     ),
     "gbdnn.estimators": ("SparseMLPClassifier", "SparseMLPRegressor"),
     "gbdnn.layers": (
-        "BGRU", "BLSTM", "Dropout", "Embedding", "GELU", "GRU", "Identity", "LSTM", "LastStep",
-        "LeakyReLU", "Linear", "MeanOverTime", "ReLU", "ResetBeforeGRU", "Sigmoid", "Softmax",
-        "Tanh", "TimeReduction",
+        "BGRU", "BLSTM", "Dropout", "Embedding", "FinalStates", "GELU", "GRU", "Identity", "LSTM",
+        "LastStep", "LeakyReLU", "Linear", "MeanOverTime", "ReLU", "ResetBeforeGRU", "Sigmoid",
+        "Softmax", "Tanh", "TimeReduction",
     ),
     "gbdnn.models.files": ("load",),
     "gbdnn.network": ("Network",),

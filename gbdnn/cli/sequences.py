@@ -49,7 +49,7 @@ def per_row(one_row: bool, samples: Dataset, factor: int) -> Dataset:
     if y.shape[:2] != shape:
         each = "time step" if factor == 1 else f"{factor} time steps, which the layers make one"
         expected = f"shape {shape}, a label for each {each}"
-        fix = 'With "last" or "mean" among the layers a sequence has one label.'
+        fix = 'With "last", "mean" or "final" among the layers a sequence has one label.'
         raise ShapeError("labels", expected, f"shape {y.shape}", fix)
     return replace(samples, y=joined(y, results(samples.lengths, factor)))
 
@@ -70,11 +70,12 @@ def lists(samples: Dataset, y: Any, one_row: bool, factor: int) -> tuple[list[An
 def start(samples: Dataset, given: dict[str, Any]) -> tuple[Network, Any, Any, dict[str, Any]]:
     """Return the network that a training begins with, X and y as it takes them, and metadata."""
     from gbdnn.cli import labels
+    from gbdnn.layers import HEADS
     from gbdnn.models import recurrent
     from gbdnn.models.recurrent import reduction
 
     words = [word.strip() for word in given["layers"].split(",")]
-    one_row, factor = bool({"last", "mean"} & set(words)), reduction(words)
+    one_row, factor = bool(HEADS.keys() & set(words)), reduction(words)
     assert samples.y is not None
     count, time = samples.X.shape[:2]
     if not one_row and samples.y.shape[:2] not in ((count, time), (count, results(time, factor))):

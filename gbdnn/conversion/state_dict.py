@@ -11,7 +11,7 @@ from gbdnn.conversion.cells import cell_layers, is_cells
 from gbdnn.conversion.chain import Chain, sparse_if_pruned
 from gbdnn.errors import InputError
 from gbdnn.files.tensors import read_foreign
-from gbdnn.layers import Embedding, LastStep, MeanOverTime, activation, activation_names
+from gbdnn.layers import HEADS, Embedding, activation, activation_names
 from gbdnn.network import Network
 from gbdnn.types import Array, FilePath
 
@@ -19,7 +19,6 @@ __all__ = ["load_state_dict"]
 
 LINEAR = ("weight", "weight_orig", "weight_mask", "bias", "bias_orig", "bias_mask")
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-HEADS = {"last": LastStep, "mean": MeanOverTime}
 EMBEDDING = "embedding "
 EPSILON = 1e-5  # of torch.nn.BatchNorm1d
 
@@ -41,7 +40,8 @@ def load_state_dict(path: FilePath, layers: str) -> Network:
         in the order of the layers: ``"relu"``, between the weights, or ``"relu, softmax"``, also
         the one at the end. What belongs to sequences is described in full: ``"embedding words,
         lstm, last, linear"`` are a table, an LSTM and a linear layer with the prefixes "words",
-        "lstm" and "linear", and between them the choice of the last time step (or their "mean").
+        "lstm" and "linear", and between them the choice of the last time step (or their "mean", or
+        the "final" states of both directions).
 
     Raises
     ------
@@ -68,7 +68,7 @@ def load_state_dict(path: FilePath, layers: str) -> Network:
         if word in groups:
             _add(chain, word, groups.pop(word), word in tables)
         else:
-            chain.layer(HEADS[word]() if word in HEADS else activation(word))
+            chain.layer(HEADS[word].behind(chain.parts) if word in HEADS else activation(word))
     return Network(chain.finished())
 
 

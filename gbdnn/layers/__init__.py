@@ -16,8 +16,10 @@ from gbdnn.layers.recurrent import (
     BGRU,
     BLSTM,
     GRU,
+    HEADS,
     LSTM,
     Embedding,
+    FinalStates,
     LastStep,
     MeanOverTime,
     ResetBeforeGRU,
@@ -25,17 +27,19 @@ from gbdnn.layers.recurrent import (
 )
 
 __all__ = [
-    "BGRU", "BLSTM", "GELU", "GRU", "LAYERS", "LOSSES", "LSTM", "Activation", "Dropout",
-    "Embedding", "Identity", "LastStep", "Layer", "LeakyReLU", "Linear", "Loss", "MeanOverTime",
-    "ReLU", "ResetBeforeGRU", "Sigmoid", "Softmax", "Tanh", "TimeReduction", "activation",
+    "BGRU", "BLSTM", "GELU", "GRU", "HEADS", "LAYERS", "LOSSES", "LSTM", "Activation", "Dropout",
+    "Embedding", "FinalStates", "Identity", "LastStep", "Layer", "LeakyReLU", "Linear", "Loss",
+    "MeanOverTime", "ReLU", "ResetBeforeGRU", "Sigmoid", "Softmax", "Tanh", "TimeReduction",
+    "activation",
     "activation_names",
 ]  # fmt: skip
 
 LAYERS: dict[str, type[Layer]] = {
     layer.kind: layer
     for layer in (
-        BGRU, BLSTM, Dropout, Embedding, GELU, GRU, Identity, LSTM, LastStep, LeakyReLU,
-        Linear, MeanOverTime, ReLU, ResetBeforeGRU, Sigmoid, Softmax, Tanh, TimeReduction,
+        BGRU, BLSTM, Dropout, Embedding, FinalStates, GELU, GRU, Identity, LSTM, LastStep,
+        LeakyReLU, Linear, MeanOverTime, ReLU, ResetBeforeGRU, Sigmoid, Softmax, Tanh,
+        TimeReduction,
     )
 }  # fmt: skip
 

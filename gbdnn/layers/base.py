@@ -172,6 +172,11 @@ class Layer:
         return 1
 
     @property
+    def least_features(self) -> int:
+        """Features that Y must have where `in_features` is None."""
+        return 1
+
+    @property
     def clamp(self) -> Bounds | None:
         """(low, high) if the layer is min(max(y, low), high)."""
         return None

@@ -57,6 +57,9 @@ def _check(layers: tuple[Layer, ...]) -> None:
             expected = "nothing over time behind the layer that makes one row of each sequence"
             raise InputError(f"layers[{k}]", expected, layer.kind)
         if layer.in_features is None:
+            if before < layer.least_features:
+                expected = f"{layer.least_features} features or more before it"
+                raise ShapeError(f"layers[{k}]", expected, f"{before}")
             continue
         if layer.in_features != before:
             raise ShapeError(

@@ -15,13 +15,12 @@ from gbdnn.layers import (
     BGRU,
     BLSTM,
     GRU,
+    HEADS,
     LSTM,
     Dropout,
     Embedding,
-    LastStep,
     Layer,
     Linear,
-    MeanOverTime,
     TimeReduction,
     activation_names,
 )
@@ -33,7 +32,6 @@ from gbdnn.weights import CSR, Dense
 __all__ = ["OVER_TIME", "lstm", "recurrent", "reduction"]
 
 Matrix = Callable[[int, int], Any]
-HEADS: dict[str, Callable[[], Layer]] = {"last": LastStep, "mean": MeanOverTime}
 REDUCE = TimeReduction.kind
 
 
@@ -91,7 +89,8 @@ def recurrent(
         in each direction, "gru 64" and "bgru 64" too; "linear 64", names of activations.
         "embedding 32 1000" as the first one has 32 features for each of 1000 symbols. "reduce 2"
         puts two time steps into one (`gbdnn.TimeReduction`), so that the layers behind it, and the
-        results, are for half as many. "last" and "mean" make one row of each sequence.
+        results, are for half as many. "last" and "mean" make one row of each sequence, and so does
+        "final" behind a blstm or bgru: the final states of both directions.
     in_features, out_features : int
     density : float
         Above 0, at most 1: of all matrices but the embedding's and the last layer's.
@@ -128,7 +127,7 @@ def recurrent(
         elif name == REDUCE and len(sizes) == 1:
             made.append(TimeReduction(into, sizes[0]))
         elif name in HEADS and not sizes:
-            made.append(HEADS[name]())
+            made.append(HEADS[name].behind(made))
         elif name in OVER_TIME and len(sizes) in _SIZES[name]:
             made.append(OVER_TIME[name](matrix, into, *sizes, **options))
         elif name in activation_names() and not sizes:
@@ -145,6 +144,7 @@ def recurrent(
     return Network([*made, *([] if head == "identity" else [named(head)])])
 
 
+ROWS = ("each", "last", "mean")
 _SIZES = {"lstm": (1, 2), "blstm": (1, 2), "gru": (1,), "bgru": (1,), "linear": (1,)}
 
 
@@ -166,7 +166,7 @@ def lstm(sizes: Sequence[int], *, rows: str = "each", **settings: Any) -> Networ
     """
     if len(sizes) < 3:
         raise InputError("sizes", "inputs, cells and outputs", repr(sizes))
-    end = [] if choose("rows", rows, ("each", *HEADS)) == "each" else [rows]
+    end = [] if choose("rows", rows, ROWS) == "each" else [rows]
     cells = [f"lstm {checks.count('sizes', size)}" for size in sizes[1:-1]]
     return recurrent([*cells, *end], sizes[0], sizes[-1], **settings)
 

@@ -18,6 +18,7 @@ from gbdnn.layers import (
     LSTM,
     Dropout,
     Embedding,
+    FinalStates,
     Identity,
     LastStep,
     LeakyReLU,
@@ -30,7 +31,7 @@ from gbdnn.layers import (
 )  # fmt: skip
 from gbdnn.network import Network, check_network
 from gbdnn.torch.linear import SparseLinear
-from gbdnn.torch.sequences import Last, Mean, recurrent_module
+from gbdnn.torch.sequences import Final, Last, Mean, recurrent_module
 
 __all__ = ["to_torch"]
 
@@ -109,6 +110,7 @@ MODULES: dict[type, Callable[[Any], nn.Module]] = {
     GRU: recurrent_module,
     BGRU: recurrent_module,
     Embedding: _embedding,
+    FinalStates: lambda layer: Final(layer.forward_features),
     LastStep: lambda layer: Last(),
     MeanOverTime: lambda layer: Mean(),
 }

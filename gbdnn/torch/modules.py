@@ -18,6 +18,7 @@ from gbdnn.errors import DtypeError, GbdnnError, InputError
 from gbdnn.layers import (
     GELU,
     Dropout,
+    FinalStates,
     LastStep,
     Layer,
     LeakyReLU,
@@ -30,7 +31,7 @@ from gbdnn.layers import (
 )  # fmt: skip
 from gbdnn.network import Network
 from gbdnn.torch.linear import SparseLinear, effective_weight, float_array, masked
-from gbdnn.torch.sequences import Last, Mean, Swap, embedding_layer, recurrent_layers
+from gbdnn.torch.sequences import Final, Last, Mean, Swap, embedding_layer, recurrent_layers
 from gbdnn.torch.tracing import chain
 from gbdnn.types import Array
 from gbdnn.weights import CSR, Dense
@@ -49,7 +50,8 @@ def from_torch(module: nn.Module) -> Network:
         Hardtanh from 0, LeakyReLU, GELU (exact), Tanh, Sigmoid and Softmax over the features, LSTM
         (of any number of layers, with a projection, in both directions), GRU and Embedding: a
         Sequential, or a class whose `forward` calls them, or their functions, one after another.
-        Of sequences it may take the last time step, ``out[:, -1]`` or ``h[-1]``, or the mean.
+        Of sequences it may take the last time step, ``out[:, -1]`` or ``h[-1]``, the final states
+        of both directions, ``torch.cat([h[-2], h[-1]], 1)``, or the mean.
         float16 and bfloat16 become float32; float64 stays. It is not changed.
 
     Returns
@@ -233,6 +235,11 @@ def _head(make: Callable[[], Layer]) -> Made:
     return made
 
 
+def _final(reading: Reading, module: Any) -> None:
+    reading.over_time = False
+    reading.layers.append(FinalStates(module.forward_features))
+
+
 def _swap(reading: Reading, module: Any) -> None:
     if reading.time is not None:
         reading.time = 1 - reading.time
@@ -279,9 +286,10 @@ LAYERS: dict[type[nn.Module], Made] = {
     nn.LSTM: _recurrent,
     nn.GRU: _recurrent,
     nn.Embedding: _embedding,
+    Final: _final,
     Last: _head(LastStep),
     Mean: _head(MeanOverTime),
     Swap: _swap,
 }
 OVER_TIME = (nn.LSTM, nn.GRU, nn.Embedding)
-MARKS = (Last, Mean, Swap)  # which people do not write
+MARKS = (Final, Last, Mean, Swap)  # which people do not write

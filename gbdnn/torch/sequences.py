@@ -1,8 +1,8 @@
 """Layers over time in torch: LSTM, GRU and Embedding as layers, and modules for what torch lacks.
 
 torch's recurrent modules return a tuple, and one row of a sequence is taken by indexing: `Last`,
-`Mean` and `Outputs` say so as modules. `tracing` finds them in a model's `forward`, `to_torch`
-writes them.
+`Final`, `Mean` and `Outputs` say so as modules. `tracing` finds them in a model's `forward`,
+`to_torch` writes them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from gbdnn.torch.linear import float_array, masked
 from gbdnn.types import Array
 
 __all__ = [
-    "Last", "Mean", "Outputs", "Swap", "embedding_layer", "recurrent_layers", "recurrent_module",
+    "Final", "Last", "Mean", "Outputs", "Swap", "embedding_layer", "recurrent_layers",
+    "recurrent_module",
 ]  # fmt: skip
 
 
@@ -35,6 +36,22 @@ class Last(nn.Module):
     def forward(self, input: Any) -> Any:
         """Return the last time step."""
         return input[-1] if self.axis in (None, 0) else input[:, -1]
+
+
+class Final(nn.Module):
+    """The last time step of the first features, the first one of the others.
+
+    Those are the final states of both directions; samples come first.
+    """
+
+    def __init__(self, forward_features: int) -> None:
+        super().__init__()
+        self.forward_features = forward_features
+
+    def forward(self, input: Any) -> Any:
+        """Return both, side by side."""
+        n = self.forward_features
+        return torch.cat([input[:, -1, :n], input[:, 0, n:]], 1)
 
 
 class Mean(nn.Module):

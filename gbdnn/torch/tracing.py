@@ -12,7 +12,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from gbdnn.errors import InputError
-from gbdnn.torch.sequences import Last, Mean, Swap
+from gbdnn.torch.sequences import Final, Last, Mean, Swap
 
 __all__ = ["Link", "chain"]
 
@@ -45,6 +45,8 @@ def chain(module: nn.Module, leaves: tuple[type, ...]) -> Iterator[Link]:
     last: Any = None
     beside: set[Any] = set()  # what comes of the sizes of tensors: numbers, tensors of zeros
     state: State | None = None  # of an LSTM or GRU, if `last` is not an ordinary tensor
+    ends = {node: h for node in graph.nodes if (h := _joined(node)) is not None}
+    beside |= {state for node in ends for state in node.all_input_nodes}
     for node in graph.nodes:
         path = _path(node)
         if node.op == "placeholder":
@@ -54,11 +56,11 @@ def chain(module: nn.Module, leaves: tuple[type, ...]) -> Iterator[Link]:
         elif node.op == "output":
             if node.args[0] is not last or state is not None:
                 raise InputError("module", CHAIN, f"the output {node.args[0]}")
-        elif _is_shape(node, beside) or _is_zeros(node, beside):
+        elif node in beside or _is_shape(node, beside) or _is_zeros(node, beside):
             beside.add(node)
         else:
             others = [each for each in node.all_input_nodes[1:] if each not in beside]
-            if not node.args or node.args[0] is not last or others:
+            if not node.args or ends.get(node, node.args[0]) is not last or others:
                 raise InputError(path, CHAIN, _text(node))
             last = node
             if state is not None:
@@ -91,9 +93,43 @@ class State:
                 return None, Last(None)
         if self.name == "h" and node.target == "squeeze" and index == 0 and rows == 1:
             return None, Last(None)
+        ends = [place % rows for place in _places(node)]
+        if self.name == "h" and self.module.bidirectional and ends == [rows - 2, rows - 1]:
+            return None, Final(self.module.proj_size or self.module.hidden_size)
         what = type(self.module).__name__
-        expected = f"of the {what} its outputs, or h of the last layer in one direction"
+        expected = f"of the {what} its outputs, or h of the last layer in one direction or in both"
         raise InputError(path, expected, _text(node))
+
+
+def _places(node: Any) -> list[int]:
+    """Return which states ``torch.cat([h[-2], h[-1]], 1)`` takes of h; none for other nodes."""
+    given = node.args[0] if node.op == "call_function" and node.args else None
+    axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    if node.target not in (torch.cat, torch.concat) or axis not in (1, -1):
+        return []
+    parts = list(given) if isinstance(given, list | tuple) else []
+    taken = [_place(part) for part in parts]
+    alone = all(isinstance(part, fx.Node) and len(part.users) == 1 for part in parts)
+    whole = [place for place in taken if place is not None]
+    return whole if len(whole) == len(parts) == 2 and alone else []
+
+
+def _place(node: Any) -> int | None:
+    """Return k of ``h[k]``, also ``h[k, :, :]``."""
+    if not isinstance(node, fx.Node) or node.target is not operator.getitem:
+        return None
+    index: Any = node.args[1]
+    index = index if isinstance(index, tuple) else (index,)
+    whole = all(place == slice(None) or place is ... for place in index[1:])
+    return index[0] if index and isinstance(index[0], int) and whole else None
+
+
+def _joined(node: Any) -> Any:
+    """Return h if a node joins two of its states; else None."""
+    if not _places(node):
+        return None
+    sources = {part.args[0] for part in node.args[0]}
+    return sources.pop() if len(sources) == 1 else None
 
 
 def _traced(module: nn.Module, leaves: tuple[type, ...]) -> Any:

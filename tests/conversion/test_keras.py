@@ -30,6 +30,21 @@ SEQUENCES = {
     "gru, reset before": [K.GRU(H, reset_after=False, return_sequences=True), K.Dense(3)],
     "gru, reset before, last": [K.GRU(H, reset_after=False), K.Dense(3)],
     "gru, both": [K.Bidirectional(K.GRU(H, return_sequences=True)), K.Dense(3)],
+    "ends": [K.Bidirectional(K.LSTM(H)), K.Dense(3)],
+    "ends, of other sizes": [
+        K.Bidirectional(K.LSTM(H), backward_layer=K.LSTM(5, go_backwards=True)),
+    ],
+    "ends, two": [
+        K.Bidirectional(K.LSTM(H, return_sequences=True)),
+        K.Bidirectional(K.LSTM(5)),
+        K.Dense(3),
+    ],
+    "gru, ends": [K.Bidirectional(K.GRU(H)), K.Dense(3)],
+    "gru, ends, two": [
+        K.Bidirectional(K.GRU(H, return_sequences=True)),
+        K.Bidirectional(K.GRU(5)),
+        K.Dense(3),
+    ],
     "gru, both, two": [
         K.Bidirectional(K.GRU(H, return_sequences=True)),
         K.Bidirectional(K.GRU(5, return_sequences=True)),
@@ -51,6 +66,11 @@ KINDS = {
     "gru, last": ["gru", "last", "linear"],
     "gru, reset before": ["gru_reset_before", "linear"],
     "gru, both": ["bgru", "linear"],
+    "ends": ["blstm", "final", "linear"],
+    "ends, of other sizes": ["blstm", "final"],
+    "ends, two": ["blstm", "blstm", "final", "linear"],
+    "gru, ends": ["bgru", "final", "linear"],
+    "gru, ends, two": ["bgru", "bgru", "final", "linear"],
     "gru, both, two": ["bgru", "bgru", "gru", "last", "linear"],
 }
 REFUSED = {
@@ -61,7 +81,10 @@ REFUSED = {
         [K.Bidirectional(K.GRU(H, reset_after=False, return_sequences=True))],
         r"bidirectional.*\(Concat\).*gru_reset_before",
     ),
-    "ends of both": ([K.Bidirectional(K.GRU(H))], r"bidirectional.*\(Concat\).*all time steps"),
+    "sum of both": (
+        [K.Bidirectional(K.LSTM(H), merge_mode="sum")],
+        r"bidirectional.*computed",
+    ),
     "backwards": ([K.GRU(H, go_backwards=True, return_sequences=True)], r"gru.*got reverse"),
     "masks": ([K.Masking(), K.GRU(H)], r"node .*"),
     "unrolled": ([K.GRU(H, unroll=True)], r"gru.*one computed input"),
@@ -119,6 +142,16 @@ def test_sequences_of_any_length(tmp_path, layer):
     model = exported([layer(H, return_sequences=True), K.Dense(3)], (None, F), path)
     network = gbdnn.load_onnx(path)
     for time in (T, 4):
+        X = np.random.default_rng(1).standard_normal((5, time, F)).astype(np.float32)
+        np.testing.assert_allclose(network.predict(X), model(X).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [K.GRU, K.LSTM])
+def test_final_states_of_any_length(tmp_path, layer):
+    path = tmp_path / "model.onnx"
+    model = exported([K.Bidirectional(layer(H)), K.Dense(3)], (None, F), path)
+    network = gbdnn.load_onnx(path)
+    for time in (T, 4, 1):
         X = np.random.default_rng(1).standard_normal((5, time, F)).astype(np.float32)
         np.testing.assert_allclose(network.predict(X), model(X).numpy(), atol=1e-5)
 

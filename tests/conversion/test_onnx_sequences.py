@@ -249,15 +249,16 @@ REFUSED = {
     "LSTM.*hidden_size": (4, 1, [FIRST, node("LSTM", "x W R B", hidden_size=H + 1)]),
     "LSTM.*directions": (4, 1, [FIRST, node("LSTM", "x W R B", direction="bidirectional")]),
     "LSTM.*Y_c": (4, 1, [FIRST, node("LSTM", "x W R B", "y h Y")]),
-    "LSTM.*Y_h": (4, 2, [FIRST, node("LSTM", "x W R B", "y Y", direction="bidirectional")]),
+    "LSTM.*axes directions": (4, 2, [FIRST, node("LSTM", "x W R B", "y Y",
+                                                 direction="bidirectional")]),
     "LSTM.*time": (4, 1, [FIRST, LONG, FLAT, BACK, node("LSTM", "b V3 R B")]),
-    "Gather.*last time step": (4, 1, [FIRST, LONG, FLAT, node("Gather", "s zero", axis=0)]),
+    "Gather.*last time step": (4, 1, [FIRST, LONG, FLAT, node("Gather", "s one", axis=0)]),
     "Gather.*axis 1": (4, 1, [FIRST, LONG, FLAT, node("Gather", "s last", axis=1)]),
     "ReduceMean.*time": (4, 1, [FIRST, LONG, FLAT, node("ReduceMean", "s one", keepdims=0)]),
-    "Slice.*last time step": (4, 1, [FIRST, LONG, FLAT, node("Slice", "s zero one zero")]),
+    "Slice.*last time step": (4, 1, [FIRST, LONG, FLAT, node("Slice", "s one two zero")]),
     "Reshape.*axes": (4, 2, [FIRST, BOTH, node("Reshape", "y joined")]),
     "Squeeze.*size 1": (4, 2, [FIRST, BOTH, node("Squeeze", "y one")]),
-    "Concat.*chain": (4, 2, [FIRST, BOTH, *SIDES,
+    "Concat.*first of 6 features": (4, 2, [FIRST, BOTH, *SIDES,
                              node("Concat", "side_one side_zero", axis=2)]),
     "MatMul.*last axis of the result": (4, 1, [FIRST, LONG, FLAT, BACK, *STEPS[:1],
                                                node("MatMul", "m V")]),
@@ -272,8 +273,8 @@ REFUSED = {
 def test_what_has_no_counterpart_is_named(tmp_path, says):
     gates, sides, nodes = REFUSED[says]
     tensors = cells(gates, sides) | {
-        "P": random(1, 3 * H), "five": np.full(N, 5, np.int32), "V1": random(1, N, H),
-        "V3": random(1, 4 * H, H), "flat": np.array([-1, H]),
+        "P": random(1, 3 * H), "two": np.array([2]), "five": np.full(N, 5, np.int32),
+        "V1": random(1, N, H), "V3": random(1, 4 * H, H), "flat": np.array([-1, H]),
     }  # fmt: skip
     with pytest.raises(InputError, match=f"the_{says}"):
         gbdnn.load_onnx(written(tmp_path, nodes, tensors))

@@ -169,7 +169,7 @@ REFUSED = {
     "the_Concat.*one computed input": [FIRST, *FORWARD, node("Concat", "f x", axis=2)],
     "the_Gather.*last time step": [
         FIRST, TURNED[0], node("LSTM", "r W1 R1 B1", "y", direction="reverse"),
-        node("Squeeze", "y one", "s"), node("Gather", "s last", axis=0)],
+        node("Squeeze", "y one", "s"), node("Gather", "s one", axis=0)],
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from gbdnn import (
     GRU,
     LSTM,
     Embedding,
+    FinalStates,
     LastStep,
     Linear,
     MeanOverTime,
@@ -85,6 +86,8 @@ def network(kind, rng, dtype=np.float64):
                   linear(rng, 10, **options)]  # fmt: skip
     elif kind == "last":
         layers = [lstm(rng, **options), LastStep(), linear(rng, 5, **options)]
+    elif kind == "final":
+        layers = [blstm(rng, **options), FinalStates(5), linear(rng, 8, **options)]
     elif kind == "mean":
         layers = [blstm(rng, **options), MeanOverTime(), linear(rng, 8, **options)]
     else:
@@ -93,8 +96,8 @@ def network(kind, rng, dtype=np.float64):
     return Network(layers)
 
 
-KINDS = ["lstm", "lstmp", "blstm", "gru", "bgru", "gru_reset_before", "last", "mean", "embedding",
-         "reduce", "reduce blstm", "reduce last"]  # fmt: skip
+KINDS = ["lstm", "lstmp", "blstm", "gru", "bgru", "gru_reset_before", "last", "final", "mean",
+         "embedding", "reduce", "reduce blstm", "reduce last"]  # fmt: skip
 STREAMS = ["lstm", "lstmp", "gru", "gru_reset_before", "embedding"]
 
 

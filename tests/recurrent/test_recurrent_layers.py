@@ -8,10 +8,30 @@ from builders import ALL
 from gradients import check_gradient
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recurrent_builders import BACKENDS, KINDS, gradients, linear, lstm, network, rows, sequences
+from recurrent_builders import (
+    BACKENDS,
+    KINDS,
+    blstm,
+    gradients,
+    linear,
+    lstm,
+    network,
+    rows,
+    sequences,
+)
 
 import gbdnn
-from gbdnn import BGRU, BLSTM, GRU, LSTM, Embedding, LastStep, MeanOverTime, Network
+from gbdnn import (
+    BGRU,
+    BLSTM,
+    GRU,
+    LSTM,
+    Embedding,
+    FinalStates,
+    LastStep,
+    MeanOverTime,
+    Network,
+)
 from gbdnn.data.batches import Batch
 from gbdnn.data.samples import samples
 from gbdnn.errors import GbdnnError, InputError, NonFiniteError, ShapeError
@@ -172,6 +192,56 @@ def test_heads(rng):
     np.testing.assert_allclose(mean, [h.mean(axis=0) for h in each], atol=1e-14)
 
 
+@pytest.mark.parametrize("head", [LastStep(), MeanOverTime(), FinalStates(2)])
+def test_heads_behind_a_product(head, rng):
+    """A product looks which constants the activations behind it keep; a head is none."""
+    layers = [lstm(rng), linear(rng, 5), head]
+    X, _ = sequences(rng, Network(layers), [3, 1, 7])
+    each = Network(layers[:2]).predict(X)
+    ends = {"last": lambda h: h[-1], "mean": lambda h: h.mean(axis=0),
+            "final": lambda h: np.append(h[-1, :2], h[0, 2:])}  # fmt: skip
+    wanted = [ends[head.kind](h) for h in each]
+    np.testing.assert_allclose(Network(layers).predict(X), wanted, atol=1e-14)
+
+
+def test_final_states_are_those_of_each_side(rng):
+    """What the forward cell gives at the end, and the other one at the end of what is reversed."""
+    layer = blstm(rng)
+    X, _ = sequences(rng, Network([layer]), [3, 1, 7])
+    found = Network([layer, FinalStates(5)]).predict(X)
+    forward, backward = (Network([side, LastStep()]) for side in layer.sides)
+    wanted = np.hstack([forward.predict(X), backward.predict([x[::-1] for x in X])])
+    np.testing.assert_allclose(found, wanted, atol=1e-14)
+    each = Network([layer]).predict(X)
+    for n in (0, 3, 7):
+        ends = [np.append(h[-1, :n], h[0, n:]) for h in each]
+        np.testing.assert_allclose(Network([layer, FinalStates(n)]).predict(X), ends, atol=1e-14)
+
+
+def test_final_states_are_saved_and_shown(rng, tmp_path):
+    net = network("final", rng)
+    net.save(tmp_path / "model.safetensors")
+    again = gbdnn.load(tmp_path / "model.safetensors")
+    assert again.layers[1] == FinalStates(5)
+    assert [row["kind"] for row in again.summary().rows][1] == "FinalStates"
+    X, _ = sequences(rng, net, [4, 2])
+    np.testing.assert_array_equal(again.predict(X), net.predict(X))
+
+
+def test_final_states_by_name():
+    from gbdnn.models import lstm as lstms
+    from gbdnn.models import recurrent
+
+    net = recurrent("blstm 6 4, relu, final", 5, 3, dropout=0.1)
+    assert FinalStates(4) in net.layers
+    assert recurrent("bgru 6, final", 5, 3).layers[1] == FinalStates(6)
+    for layers in ("lstm 6, final", "blstm 6, linear 8, final", "final"):
+        with pytest.raises(InputError, match="a BLSTM or BGRU before 'final'"):
+            recurrent(layers, 5, 3)
+    with pytest.raises(GbdnnError, match="'each', 'last', 'mean'"):
+        lstms([5, 6, 3], rows="final")
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_embedding_gives_columns(backend, rng):
     table = rng.standard_normal((3, 5))
@@ -198,6 +268,11 @@ def test_embedding_gives_columns(backend, rng):
     (lambda r: BLSTM(lstm(r), lstm(r, dtype=np.float32)), "backward"),
     (lambda r: Network([lstm(r), LastStep(), lstm(r, 5)]), "nothing over time behind"),
     (lambda r: Network([LastStep()]), "a layer with weights"),
+    (lambda r: FinalStates(-1), "forward_features: expected a whole number from 0 up"),
+    (lambda r: FinalStates(2.5), "forward_features"),
+    (lambda r: Network([lstm(r), FinalStates(5)]), "6 features or more before it, got 5"),
+    (lambda r: FinalStates.of({}, {}), "final"),
+    (lambda r: Network([blstm(r), FinalStates(5), lstm(r, 8)]), "nothing over time behind"),
     (lambda r: LSTM.of({"weight": lstm(r).weight}, {}), "weight and recurrent"),
     (lambda r: BLSTM.of({"weight": lstm(r).weight}, {}), "forward_"),
 ])  # fmt: skip

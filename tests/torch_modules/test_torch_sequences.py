@@ -169,12 +169,47 @@ class Both(nn.Module):
         return self.take(self, outputs, h, c)
 
 
+@pytest.mark.parametrize("cells", [nn.LSTM, nn.GRU])
+@pytest.mark.parametrize(
+    ("take", "layers"),
+    [
+        (lambda h: torch.cat([h[-2], h[-1]], 1), 2),
+        (lambda h: torch.cat((h[-2, :, :], h[-1, :, :]), dim=1), 1),
+        (lambda h: torch.concat([h[0], h[1]], dim=-1), 1),
+    ],
+)
+def test_final_states_of_both_directions(cells, take, layers):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            options = {"bidirectional": True, "num_layers": layers, "batch_first": True}
+            self.cells, self.head = cells(6, 8, **options), nn.Linear(16, 3)
+
+        def forward(self, x):
+            h = self.cells(x)[1]
+            return self.head(torch.relu(take(h[0] if cells is nn.LSTM else h)))
+
+    torch.manual_seed(0)
+    model = Model()
+    network = gbdnn.from_torch(model)
+    assert network.layers[layers] == gbdnn.FinalStates(8)
+    agrees(model, network)
+    agrees(to_torch(network), network)
+    assert gbdnn.from_torch(to_torch(network)).layers[layers] == gbdnn.FinalStates(8)
+
+
 @pytest.mark.parametrize(
     ("take", "options", "says"),
     [
         (lambda m, o, h, c: c[-1], {}, "h of the last layer"),
         (lambda m, o, h, c: h[-1], {"bidirectional": True}, "h of the last layer"),
         (lambda m, o, h, c: h[0], {"num_layers": 2}, "h of the last layer"),
+        (lambda m, o, h, c: torch.cat([h[1], h[0]], 1), {"bidirectional": True}, "in both"),
+        (lambda m, o, h, c: torch.cat([h[0], h[0]], 1), {"bidirectional": True}, "in both|chain"),
+        (lambda m, o, h, c: torch.cat([h[0], h[1]], 1), {"num_layers": 2}, "in both"),
+        (lambda m, o, h, c: torch.cat([c[0], c[1]], 1), {"bidirectional": True}, "h of the last"),
+        (lambda m, o, h, c: torch.cat([h[0], h[1]], 0), {"bidirectional": True}, "h of the last"),
+        (lambda m, o, h, c: torch.cat([o[0], o[1]], 1), {"bidirectional": True}, "functions"),
         (lambda m, o, h, c: (o, h), {}, "chain"),
         (lambda m, o, h, c: m.head(o[:, -1]) + h[-1], {"batch_first": True}, "chain"),
         (lambda m, o, h, c: m.head(o[-1]), {"batch_first": True}, "cells|time in axis 1"),

@@ -19,6 +19,8 @@ RECURRENT = ("LSTM", "GRU", "DynamicQuantizeLSTM")
 OVER_TIME = (*RECURRENT, "Loop")
 SINGLE = ("Cast", "Identity", "Add", "Sub", "Mul", "Less", "Not", "And", "Where")
 """What computes each number by itself."""
+PIECES = ("Gather", "Slice", "Squeeze", "Transpose", "Identity")
+"""What takes a part out of a tensor."""
 LONG = 40  # nodes of one of two ways that meet
 
 Step = tuple[Any, str, list[str]]
@@ -103,20 +105,22 @@ class Graph:
         return computed[0] if len(computed) == 1 else None
 
     def fork(self, node: Any) -> str | None:
-        """Return x if a node joins what two layers over time make of x."""
+        """Return x if a node joins what two layers over time make of x, or two parts of x."""
         found = self.sides(node)
         return None if found is None else found[0]
 
     def sides(self, node: Any) -> tuple[str, list[list[Step]]] | None:
-        """Return x, and both ways from it to a node that joins two layers over time."""
+        """Return x, and both ways from it to a node that joins two layers, or two parts of x."""
         if node.op_type != "Concat" or len(node.input) != 2:
             return None
         ways = [self._way(name) for name in node.input]
         for name in ways[0]:
             if name in ways[1]:
                 parts = [list(way.values())[: list(way).index(name)][::-1] for way in ways]
-                both = all(any(step[0].op_type in OVER_TIME for step in part) for part in parts)
-                return (name, parts) if both else None
+                kinds = [{step[0].op_type for step in part} for part in parts]
+                layers = all(kind & set(OVER_TIME) for kind in kinds)
+                pieces = all(kind and kind <= set(PIECES) for kind in kinds)
+                return (name, parts) if layers or pieces else None
         return None
 
     def _way(self, name: str) -> dict[str, Step]:
@@ -148,8 +152,7 @@ class Graph:
     @property
     def patterns(self) -> tuple[Callable[[Any], str | None], ...]:
         """Nodes of several computed inputs that are one step of a chain all the same."""
-        return (self.gelu, self.two_classes, self.directions, self.state, self.dynamic, self.loop,
-                self.numbers)  # fmt: skip
+        return (self.gelu, self.two_classes, self.state, self.dynamic, self.loop, self.numbers)
 
     def gelu(self, node: Any) -> str | None:
         """Return z if a node gives 2 gelu(z) = z (1 + erf(z / sqrt 2))."""
@@ -175,42 +178,28 @@ class Graph:
                 return str(sub.input[1])
         return None
 
-    def directions(self, node: Any) -> str | None:
-        """Return Y of a layer over time if a node puts its two directions side by side."""
-        if node.op_type != "Concat" or attributes_of(node).get("axis") not in (-1, 2):
-            return None
-        found = set()
-        for place, name in enumerate(node.input):  # each is Y[:, place : place + 1]
-            squeeze = self._made_by(name, "Squeeze")
-            cut = squeeze and self._made_by(first(squeeze), "Slice")
-            part = [self.constant(n) for n in cut.input[1:4]] if cut else []
-            numbers = [int(v.item()) for v in part if v is not None and v.size == 1]
-            if len(numbers) != 3 or (numbers[0], numbers[2]) != (place, 1) or numbers[1] <= place:
-                return None
-            found.add(first(cut))
-        name = found.pop() if len(node.input) == 2 and len(found) == 1 else None
-        maker = self.producers.get(name or "")
-        layer = maker is not None and maker.op_type in RECURRENT and maker.output[0] == name
-        return name if layer else None
-
     def state(self, node: Any) -> str | None:
         """Return h of one layer if a node takes it from those of all, joined."""
+        found = self.state_of(node)
+        return None if found is None else found[0]
+
+    def state_of(self, node: Any) -> tuple[str, int] | None:
+        """Return h of one layer, and which of its directions a node takes from those of all."""
         picks = node.op_type == "Gather" and len(node.input) == 2
         joined = self._made_by(node.input[0], "Concat") if picks else None
-        if joined is None:
+        place = None if joined is None else self.constant(node.input[1])
+        if joined is None or place is None or place.size != 1:
             return None
-        place = self.constant(node.input[1])
+        rows: list[tuple[str, int]] = []
+        for name in joined.input:
+            maker = self.producers.get(name)
+            if maker is None or maker.op_type not in RECURRENT or maker.output[0] == name:
+                return None
+            both = attributes_of(maker).get("direction") == b"bidirectional"
+            rows += [(str(name), k) for k in range(1 + both)]
         axes = [attributes_of(each).get("axis", 0) for each in (node, joined)]
-        whole = place is not None and place.size == 1 and axes == [0, 0]
-        if not whole or not -len(joined.input) <= int(place.ravel()[0]) < len(joined.input):
-            return None
-        makers = [self.producers.get(name) for name in joined.input]
-        one_row = all(
-            maker is not None and maker.op_type in RECURRENT and maker.output[0] != name
-            and attributes_of(maker).get("direction", b"forward") == b"forward"
-            for maker, name in zip(makers, joined.input, strict=True)
-        )  # fmt: skip
-        return str(joined.input[int(place.ravel()[0])]) if one_row else None
+        number = int(place.ravel()[0])
+        return rows[number] if axes == [0, 0] and -len(rows) <= number < len(rows) else None
 
     def numbers(self, node: Any) -> str | None:
         """Return x if a node takes rows of a table by x, which other nodes leave as it is.

@@ -10,7 +10,7 @@ from gbdnn.conversion.chain import Chain
 from gbdnn.conversion.onnx.codes import Codes
 from gbdnn.conversion.onnx.files import unsupported
 from gbdnn.conversion.onnx.graph import OVER_TIME, Graph, Step
-from gbdnn.layers import Layer
+from gbdnn.layers import FinalStates, LastStep, Layer
 from gbdnn.types import Array
 
 __all__ = ["Operator", "Reading"]
@@ -48,6 +48,10 @@ class Reading:
     directions : list of str, or None
         On one of two ways to a node that joins them: "forward" or "reverse" of each layer over
         time. None: on the way of the whole graph.
+    head : Layer or None
+        On one of two ways: what makes one row of each sequence.
+    part : tuple of two int, or None
+        On one of two ways: which features, of those where the ways part, it has.
     read : callable
         Reads nodes, one after the other.
     """
@@ -65,6 +69,8 @@ class Reading:
         self.rows = False
         self.coded = self.reversed = False
         self.directions: list[str] | None = None
+        self.head: Layer | None = None
+        self.part: tuple[int, int] | None = None
         self.table: Array | None = None  # of codes, whose DequantizeLinear is to come
         self.bounds: tuple[float, float] | None = None  # of a Clip before a QuantizeLinear
         recurrent = any(node.op_type in OVER_TIME for node in nodes)
@@ -106,12 +112,16 @@ class Reading:
         """Return a constant, or what follows from the sizes of tensors; else None."""
         return self.graph.constants.sized(name, self.shapes)
 
+    @property
+    def split(self) -> bool:
+        """Whether the features of two directions are apart."""
+        return "directions" in (self.axes or []) and self.sizes["directions"] > 1
+
     def features_last(self, node: Any, axis: int = -1) -> None:
         """Refuse an axis other than the last, and one that is not of the features."""
         if axis != -1 and axis != (2 if self.rank is None else self.rank) - 1:
             raise unsupported(node, "the axis of the features, the last", f"axis {axis}")
-        split = self.axes and "directions" in self.axes and self.sizes["directions"] > 1
-        if self.axes and (self.axes[-1] != "features" or split):
+        if self.axes and (self.axes[-1] != "features" or self.split):
             got = ", ".join(self.axes)
             raise unsupported(node, "the features as the last axis", f"the axes {got}")
 
@@ -128,9 +138,17 @@ class Reading:
         self.sizes["features"] = weight.shape[0]
 
     def row(self, layer: Layer) -> None:
-        """Append a layer that makes one row of each sequence."""
-        self.chain.layer(layer)
-        self.rows = True
+        """Append a layer that makes one row of each sequence; keep it on one of two ways."""
+        if self.directions is None:
+            self.chain.layer(layer)
+        else:
+            self.head = layer
+        self.rows, self.reversed = True, False  # a row has no order
+
+    def final(self) -> None:
+        """Take the state behind the last step that a layer takes: the first one backwards."""
+        backwards = self.directions is not None and self.directions[-1:] == ["reverse"]
+        self.row(FinalStates(0) if backwards else LastStep())
 
     def takes(self, node: Any, features: int) -> None:
         """Refuse a first weight of other features than the graph's input has."""
@@ -147,7 +165,7 @@ class Reading:
     def branch(self) -> Reading:
         """Return a reading of the same tensor with its own chain, with the levels that wait."""
         made = copy.copy(self)
-        made.chain, made.directions = Chain(), []
+        made.chain, made.directions, made.head, made.part = Chain(), [], None, None
         made.sizes, made.shapes = dict(self.sizes), dict(self.shapes)
         made.axes, made.folded = None if self.axes is None else [*self.axes], [*self.folded]
         made.chain.levels = self.chain.levels
@@ -159,6 +177,7 @@ class Reading:
         if self.reversed:
             raise unsupported(nodes[-1][0], "time steps in their order", "the last one first")
         whole = self.axes and self.axes[-1] == "features" and "steps" not in self.axes
+        whole = whole and not self.split
         if nodes and self.sequences and self.axes and not whole:
             expected, got = "the features as the last axis of the result", ", ".join(self.axes)
             raise unsupported(nodes[-1][0], expected, f"the axes {got}")

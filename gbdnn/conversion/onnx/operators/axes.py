@@ -11,10 +11,12 @@ from gbdnn.conversion.onnx.files import unsupported
 from gbdnn.conversion.onnx.operators.recurrent import turned
 from gbdnn.conversion.onnx.operators.sides import joined
 from gbdnn.conversion.onnx.reading import Operator, Reading, is_embedding
-from gbdnn.layers import Embedding, LastStep, MeanOverTime
+from gbdnn.layers import Embedding, FinalStates, LastStep, MeanOverTime
 from gbdnn.weights import integer_weight
 
 __all__ = ["OPERATORS", "embedded"]
+
+ONE = "the last time step, or the first one"
 
 
 def _gather(reading: Reading, node: Any, attributes: dict[str, Any], computed: str) -> None:
@@ -34,11 +36,11 @@ def _gather(reading: Reading, node: Any, attributes: dict[str, Any], computed: s
     places = reading.constants(node)[1] if len(node.input) == 2 else None
     if places is None or places.size != 1 or reading.axes is None:
         raise unsupported(node, "one constant place, or rows of a constant table", "others")
-    axis = reading.place(node, attributes.get("axis", 0))
-    if reading.graph.state(node):
-        axis = reading.axes.index("directions")  # one layer's state instead of all of them
-    elif not _one_step(reading, axis, int(places.ravel()[0])):
-        raise unsupported(node, "the last time step", f"place {places.ravel()[0]} of axis {axis}")
+    axis, place = reading.place(node, attributes.get("axis", 0)), int(places.ravel()[0])
+    if (state := reading.graph.state_of(node)) is not None:
+        axis, place = reading.axes.index("directions"), state[1]  # of one layer instead of all
+    if not _one(reading, axis, place):
+        raise unsupported(node, ONE, f"place {places.ravel()[0]} of axis {axis}")
     if places.ndim:
         reading.axes[axis] = "one"
     else:
@@ -57,17 +59,29 @@ def embedded(reading: Reading, table: Any, codes: Codes | None) -> None:
     reading.sizes["features"] = table.shape[1]
 
 
-def _one_step(reading: Reading, axis: int, place: int) -> bool:
-    """Append a LastStep if the place is the last one of time; True too where there is but one."""
+def _one(reading: Reading, axis: int, place: int) -> bool:
+    """Take one end of time, one of two directions, or the only place there is; else False."""
     axes: Any = reading.axes
-    name = axes[axis]
-    if name in ("one", "directions") and reading.sizes[name] == 1 and place in (0, -1):
-        return True
-    if not _is_time(reading, name) or place not in (-1, reading.sizes[name] - 1):
+    name, features = axes[axis], reading.sizes["features"]
+    size = reading.sizes[name]
+    place += size * (place < 0)
+    if name in ("one", "directions") and size == 1:
+        return place == 0
+    if name == "directions" and 0 <= place < size:
+        return _part(reading, place * features, (place + 1) * features)
+    if not _is_time(reading, name) or place not in (0, size - 1):
         return False
-    if reading.reversed:
+    last = place == (0 if reading.reversed else size - 1)
+    reading.row(LastStep() if last else FinalStates(0))
+    return True
+
+
+def _part(reading: Reading, begin: int, end: int) -> bool:
+    """Take some features of those where two ways part; False on the way of the whole graph."""
+    if reading.directions is None or reading.part is not None or reading.chain.parts:
         return False
-    reading.row(LastStep())
+    reading.part = begin, end
+    reading.sizes["features"] = end - begin
     return True
 
 
@@ -77,7 +91,7 @@ def _is_time(reading: Reading, name: str) -> bool:
 
 
 def _slice(reading: Reading, node: Any, attributes: dict[str, Any], computed: str) -> None:
-    """Take the last time step, or all of them the other way."""
+    """Take the last time step, or the first one, or all of them the other way."""
     if len(node.input) > 1:
         given = [reading.sized(name) for name in node.input[1:]]
         starts, ends, axes, steps = [*(None if v is None else v.tolist() for v in given), None,
@@ -87,7 +101,7 @@ def _slice(reading: Reading, node: Any, attributes: dict[str, Any], computed: st
         steps = None
     backwards = steps == [-1]
     if not (starts and ends and axes) or len(starts) != 1 or steps not in (None, [1], [-1]):
-        raise unsupported(node, "the last time step", "another part")
+        raise unsupported(node, ONE, "another part")
     axis = reading.place(node, axes[0])
     size = reading.shape[axis] if reading.axes else 0
     if backwards:
@@ -98,8 +112,11 @@ def _slice(reading: Reading, node: Any, attributes: dict[str, Any], computed: st
     begin, end = starts[0] + size * (starts[0] < 0), min(ends[0] + size * (ends[0] < 0), size)
     if reading.axes is None or (begin, end) == (0, size):
         return
-    if (begin, end) != (size - 1, size) or not _one_step(reading, axis, -1):
-        raise unsupported(node, "the last time step", f"{starts[0]} to {ends[0]} of axis {axis}")
+    whole = reading.axes[axis] == "features" and "directions" not in reading.axes
+    if whole and 0 <= begin < end and _part(reading, begin, end):
+        return
+    if end - begin != 1 or not _one(reading, axis, begin):
+        raise unsupported(node, ONE, f"{starts[0]} to {ends[0]} of axis {axis}")
     reading.axes[axis] = "one"
 
 
@@ -114,7 +131,6 @@ def _mean(reading: Reading, node: Any, attributes: dict[str, Any], computed: str
     axis = reading.place(node, axes[0])
     if not _is_time(reading, reading.axes[axis]):
         raise unsupported(node, "the axis of time", f"axis {axis}")
-    reading.reversed = False  # a mean has no order
     reading.row(MeanOverTime())
     if attributes.get("keepdims", 1):
         reading.axes[axis] = "one"
@@ -239,12 +255,9 @@ def _one_vector(reading: Reading, node: Any) -> None:
 
 
 def _concat(reading: Reading, node: Any, attributes: dict[str, Any], computed: str) -> None:
-    """Join directions with features, or two layers; else nothing: (1 - p, p) is one sigmoid's."""
+    """Join two layers, or two parts; else nothing: (1 - p, p) is one sigmoid's."""
     if reading.graph.sides(node):
         joined(reading, node, attributes)
-    elif reading.axes and "directions" in reading.axes and reading.graph.directions(node):
-        reading.axes.remove("directions")
-        reading.sizes["features"] *= reading.sizes["directions"]
 
 
 OPERATORS: dict[str, Operator] = {

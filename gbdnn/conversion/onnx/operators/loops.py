@@ -20,7 +20,7 @@ from gbdnn.conversion.onnx.operators.recurrent import check_sequences, direction
 from gbdnn.conversion.onnx.reading import Operator, Reading
 from gbdnn.conversion.onnx.sums import Atom, Sum
 from gbdnn.errors import InputError
-from gbdnn.layers import GRU, LastStep, ResetBeforeGRU
+from gbdnn.layers import GRU, ResetBeforeGRU
 from gbdnn.types import Array
 
 __all__ = ["OPERATORS"]
@@ -344,10 +344,8 @@ def _name_axes(reading: Reading, node: Any, body: Body, size: int) -> None:
     if names[which] != same.get(follows, follows):
         raise unsupported(node, "the state, or those of all steps", "another value of the body")
     if which < len(body.follows):
-        if reading.reversed or reading.directions == ["reverse"]:
-            raise unsupported(node, "the state behind the last time step", "the first one")
         reading.axes = axes[1:]
-        reading.row(LastStep())
+        reading.final()
 
 
 OPERATORS: dict[str, Operator] = {"Loop": _loop}

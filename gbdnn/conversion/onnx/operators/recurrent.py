@@ -13,7 +13,7 @@ import numpy as np
 from gbdnn.conversion.onnx.codes import Codes
 from gbdnn.conversion.onnx.files import unsupported
 from gbdnn.conversion.onnx.reading import Operator, Reading
-from gbdnn.layers import BGRU, BLSTM, GRU, LSTM, LastStep, ResetBeforeGRU
+from gbdnn.layers import BGRU, BLSTM, GRU, LSTM, FinalStates, ResetBeforeGRU
 from gbdnn.types import Array
 from gbdnn.weights import Levels, integer_weight
 
@@ -169,15 +169,15 @@ def _name_axes(
             else [time, "directions", samples, "features"]
         )
         return
-    backwards = reading.reversed or reading.directions not in (None, ["forward"])
-    if which == 2 or directions == 2 or backwards:
-        expected = "Y, or Y_h of one direction: the state behind the last step"
-        got = "Y_c" if which == 2 else "Y_h of two" if directions == 2 else "Y_h backwards"
-        raise unsupported(node, expected, got)
+    if which == 2:
+        raise unsupported(node, "Y, or Y_h: the state behind the last step", "Y_c")
     reading.axes = [samples, "directions", "features"]
     if not samples_first:
         reading.axes = ["directions", samples, "features"]
-    reading.row(LastStep())
+    if directions == 2:
+        reading.row(FinalStates(cells))
+    else:
+        reading.final()
 
 
 def _weight(

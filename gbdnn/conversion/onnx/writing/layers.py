@@ -13,6 +13,7 @@ from gbdnn.weights import Integers
 
 __all__ = ["WRITERS"]
 
+FAR = 1 << 31  # as the end of a slice: behind all features
 Writer = Callable[[Writing, Any, str], object]
 
 
@@ -54,6 +55,20 @@ def _last(writing: Writing, layer: Any, name: str) -> None:
     writing.over_time = writing.time_first = False
 
 
+def _final(writing: Writing, layer: Any, name: str) -> None:
+    """Write the last time step of the first features beside the first one of the others."""
+    given, n, time = writing.last, layer.forward_features, 0 if writing.time_first else 1
+    parts = []
+    for side, place, cut in (("forward", -1, (0, n)), ("backward", 0, (n, FAR))):
+        own = f"{name}.{side}"
+        where = writing.tensor(f"{own}.place", np.array(place, np.int64))
+        row = writing.put("Gather", [given, where], own, axis=time)
+        ends = [writing.tensor(f"{own}.{k}", np.array([end])) for k, end in enumerate((*cut, 1))]
+        parts.append(writing.put("Slice", [row, *ends], f"{own}.part") if n else row)
+    writing.last = writing.put("Concat", parts, name, axis=1) if n else parts[1]
+    writing.over_time = writing.time_first = False
+
+
 def _mean(writing: Writing, layer: Any, name: str) -> None:
     axis = writing.tensor(f"{name}.axis", np.array([0 if writing.time_first else 1], np.int64))
     writing.node("ReduceMean", [axis], name, keepdims=0)
@@ -83,5 +98,6 @@ WRITERS: dict[str, Writer] = {
     "gru_reset_before": recurrent,
     "embedding": _embedding,
     "last": _last,
+    "final": _final,
     "mean": _mean,
 }
