@@ -16,7 +16,7 @@ __all__ = [
     "padded",
 ]  # fmt: skip
 
-NARROW = 32  # columns: a tile for each thread beats split rows down to this width
+NARROW = 32  # columns: batches of so many, or fewer, are not filled up to whole strips
 
 Empty = Callable[[int, int], Array]  # (features, columns) -> array, columns padded
 Tile = Callable[[Empty], tuple[Array, Array]]  # loads (ids, Y) into a worker's memory
