@@ -168,8 +168,7 @@ def _sequences(path: Path, dataset: Dataset) -> Dataset:
         raise FileFormatError(str(path), expected, f"shape {X.shape}")
     X = X.reshape(*X.shape[:2], -1)
     if y is not None and len(y) != len(X):
-        expected = f"{len(X)} labels, as many as sequences"
-        raise FileFormatError(str(path), expected, f"shape {y.shape}")
+        raise FileFormatError(str(path), f"{len(X)} labels, as many as sequences", f"{y.shape}")
     lengths = np.array([len(part) for part in unpadded(X, dataset.lengths, "X")[0]])
     return replace(dataset, X=X, lengths=lengths)
 
@@ -214,20 +213,17 @@ def _read_npz(path: Path, wanted: Wanted) -> Dataset:
         pairs = TESTS + PAIRS if wanted.test else PAIRS
         found = [p for p in pairs if set(p) <= names] or [p for p in pairs if p[0] in names]
         if not found:
-            expected = f"an array X or x_train in {path.name}"
             got = f"the names {', '.join(sorted(names)) or 'none'}"[:200]
-            raise FileFormatError(str(path), expected, got)
-        name, label = found[0]
-        label = wanted.label or label
+            raise FileFormatError(str(path), f"an array X or x_train in {path.name}", got)
+        name, label = found[0][0], wanted.label or found[0][1]
         X = _member(path, archive, name)
-        known = wanted.label is not None or label in names
-        y = _labels(path, archive, label, names) if known else None
-        there = wanted.sequences and "lengths" in names
-        lengths = _member(path, archive, "lengths") if there else None
-        if not wanted.sequences and "lengths" in names and X.ndim > 2:
+        y = _labels(path, archive, label, names) if wanted.label or label in names else None
+        there = "lengths" in names and (wanted.sequences or X.ndim > 2)
+        if there and not wanted.sequences:
             got = f"an array `lengths` beside {name} of shape {X.shape}: sequences"
             fix = 'gbdnn train --layers "lstm 64" makes a network that takes them.'
             raise InputError(str(path), "samples that are no sequences, as this network", got, fix)
+        lengths = _member(path, archive, "lengths") if there else None
     return Dataset(X, y, f"{path.name}, array {name}", lengths=lengths)
 
 
