@@ -47,7 +47,8 @@ def test_helpers_take_part():
     def participate(job, me):
         if me:
             came.set()
-        for _ in range(0 if me else 6000):
+            return
+        for _ in range(6000):
             helpers._helpers.threads[0].wake()
             if came.wait(0.01):
                 return
